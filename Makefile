@@ -1,0 +1,67 @@
+# Everything a person needs in a clone. Each target makes what it needs first, so they work in any order.
+#
+#   make PYTHON=/path/to/python3.12     another interpreter (3.11 or newer)
+#   make test ARGS="-k lanes -x"        further arguments for pytest, or for the demo or the benchmarks
+
+PYTHON ?= $(shell for p in python3.11 python3; do \
+            if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test check format demo bench build clean moved
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+venv: $(STAMP) ## make the virtual environment in .venv and install the project with its tools
+
+# A virtual environment holds absolute paths, so one that came along with a moved or copied clone is made anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): moved
+endif
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "zbroker needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "$(CURDIR)" > $@
+
+test: $(STAMP) ## run the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import rules, style, words: seconds
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_import_rules.py tests/test_style.py tests/test_glossary.py
+
+format: $(STAMP) ## format the code and repair what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+demo: $(STAMP) ## a real broker and real workers index the standard library while they are killed
+	@$(BIN)/zbroker demo $(ARGS)
+
+bench: $(STAMP) ## the benchmarks, as ratios
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Tried from inside the throw-away directory: from here, Python would import the checkout and prove nothing.
+build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel in a clean environment
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+	@set -e; wheel=$$(ls "$(CURDIR)"/dist/*.whl); clean=$$(mktemp -d); trap 'rm -rf "$$clean"' EXIT; \
+	$(PYTHON) -m venv "$$clean/venv"; cd "$$clean"; \
+	venv/bin/python -m pip install --quiet --disable-pip-version-check "$$wheel"; \
+	for name in zbroker zworker zclient; do \
+	    venv/bin/$$name --help > /dev/null; \
+	    venv/bin/python -c "import $$name, pathlib; assert (pathlib.Path($$name.__file__).parent / 'py.typed').is_file()"; \
+	done; \
+	echo "$$(basename "$$wheel"): installs, imports and runs in a clean environment"
+
+clean: ## remove everything that make and the tools made, .venv included
+	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

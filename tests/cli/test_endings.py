@@ -1,0 +1,186 @@
+"""How `zclient` ends: each exit code of docs/commands.md, one line on stderr with what to do, and never a traceback."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.cli.conftest import ROOT, Zclient
+from tests.cli.scripted import ScriptedBroker
+from zclient import errors
+from zclient.cli import common
+from zclient.protocol import messages as m
+
+
+def refusal(code: str, text: str, **details: object) -> m.Failure:
+    """A FAILURE for whatever number it will answer."""
+    return m.Failure(0, code, text, details)
+
+
+def watched(*end: object) -> Callable[[m.Message], list[m.Message]]:
+    """Confirms each PUT, and tells this end (state, result, cause) of each job that is watched."""
+
+    def script(message: m.Message) -> list[m.Message]:
+        match message:
+            case m.Put():
+                return [m.Ok([message.number])]
+            case m.Watch():
+                return [m.Finished([(identifier, *end) for identifier in message.ids])]  # type: ignore[list-item]
+        return []
+
+    return script
+
+
+# ---- the exit codes
+
+
+def test_0_done(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = watched("done", b"\x2a", None)
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait")
+    assert (ended.code, ended.out, ended.err) == (0, "42\n", "")
+
+
+def test_1_the_job_is_dead(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = watched(
+        "dead", None, {"reason": "attempts", "error": {"type": "ValueError", "text": "two\nlines"}, "attempts": 5}
+    )
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--id", "j1")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "zclient: job j1 is dead (attempts): ValueError: two lines\n"
+
+
+def test_1_the_job_was_cancelled(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = watched("cancelled", None, None)
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--id", "j1")
+    assert (ended.code, ended.err) == (1, "zclient: job j1 was cancelled\n")
+
+
+def test_1_the_job_takes_longer_than_we_wait(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = lambda message: [m.Ok([message.number])] if isinstance(message, m.Put) else []
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--timeout", "300ms", "--id", "j1")
+    assert ended.code == 1
+    assert "goes on" in ended.err and "zclient result j1 --wait" in ended.err
+
+
+def test_2_the_broker_says_that_it_cannot_be(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.answer_asks(queue=refusal("invalid", "no such thing as that"))
+    ended = zclient("-b", scripted.endpoint, "queue", "show", "q")
+    assert (ended.code, ended.err) == (2, "zclient: no such thing as that\n")
+
+
+def test_3_nobody_is_there(zclient: Zclient, nobody: str) -> None:
+    ended = zclient("-b", nobody, "--timeout", "200ms", "stats")
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err == (
+        f"zclient: no broker at {nobody} within 0.2s; is `zbroker start` running there? (-b names another)\n"
+    )
+
+
+def test_3_nobody_confirms(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--timeout", "300ms", "--id", "j1")
+    assert (ended.code, ended.out) == (3, "")
+    assert "not confirmed in time" in ended.err and "--id j1 is safe" in ended.err
+
+
+def test_3_nobody_answers(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    ended = zclient("-b", scripted.endpoint, "stats", "--timeout", "300ms")
+    assert (ended.code, ended.err) == (
+        3,
+        f"zclient: the broker at {scripted.endpoint} did not answer within 0.3s; --timeout waits longer\n",
+    )
+
+
+def test_4_refused(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = lambda message: (
+        [m.Failure(message.number, "too_large", "9 bytes are too many.", {})] if isinstance(message, m.Put) else []
+    )
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1")
+    assert (ended.code, ended.err) == (4, "zclient: 9 bytes are too many\n")
+
+
+def test_4_refused_for_now(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.answer_asks(replay=refusal("queue_full", "the queue is full", retry_after_ms=90_000))
+    ended = zclient("-b", scripted.endpoint, "dead", "replay", "j1")
+    assert (ended.code, ended.err) == (4, "zclient: the queue is full; try again in 1m 30s\n")
+
+
+def test_5_not_found(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.answer_asks(show=refusal("not_found", "no job j1"))
+    for verb in (["show"], ["result"], ["result", "--wait"], ["dead", "show"]):
+        ended = zclient("-b", scripted.endpoint, *verb, "j1")
+        assert (ended.code, ended.err) == (5, "zclient: no job j1\n")
+
+
+def test_5_the_result_is_not_kept(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    scripted.script = watched("unknown", None, None)
+    ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait")
+    assert ended.code == 5
+
+
+@pytest.mark.parametrize("argv", [("stats",), ("result", "j1", "--wait"), ("send", "q", "1", "--wait")])
+def test_130_ctrl_c(
+    scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]], argv: tuple[str, ...]
+) -> None:
+    scripted.script = lambda message: [m.Ok([message.number])] if isinstance(message, m.Put) else []
+    process = start_zclient("-b", scripted.endpoint, "--timeout", "1m", *argv)
+    scripted.wait_for((m.Watch if argv[0] == "send" else m.Ask))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_141_the_reader_went_away(
+    scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = start_zclient("-b", scripted.endpoint, "stats")
+    assert process.stdout is not None and process.stderr is not None
+    ask = scripted.wait_for(m.Ask)
+    process.stdout.close()
+    answer = m.Answer(ask.number, {"jobs": 1})  # type: ignore[union-attr]
+    scripted.script = lambda message: [answer] if isinstance(message, m.Ask) else []
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=20) == 141
+
+
+# ---- the frame around every verb
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)], ids=str)
+def test_every_error_ends_with_its_own_code(kind: type, capsys: pytest.CaptureFixture[str]) -> None:
+    if not issubclass(kind, errors.ZError):
+        return
+
+    @click.command("tool")
+    def tool() -> None:
+        raise kind("what happened")
+
+    assert common.run(tool, []) == kind.exit_code
+    assert capsys.readouterr().err.startswith("tool: ")
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command("tool")
+    def tool() -> None:
+        Path("/no/such/file").read_bytes()
+
+    assert common.run(tool, []) == 1
+    assert capsys.readouterr().err == "tool: /no/such/file: No such file or directory\n"
+
+
+def test_a_bug_of_ours_is_not_hidden() -> None:
+    @click.command("tool")
+    def tool() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        common.run(tool, [])
+
+
+def test_the_page_lists_the_exit_codes_of_the_code() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert listed == {value for name, value in vars(common).items() if name.startswith("EXIT_")}

@@ -1,0 +1,12 @@
+"""What every test shares: how hypothesis searches.
+
+Fixtures live beside the tests that use them, never here.
+"""
+
+from hypothesis import settings
+
+# A failure must be the change's fault: the same examples each run, and no verdict from a slow clock.
+settings.register_profile("ci", derandomize=True, deadline=None)
+# For a long search by hand: pytest --hypothesis-profile=search tests/core
+settings.register_profile("search", deadline=None, max_examples=5_000)
+settings.load_profile("ci")

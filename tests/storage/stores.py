@@ -1,0 +1,42 @@
+"""The stores that the conformance suite runs on. A further store is one more line in `STORES`.
+
+Owns how a test makes, reopens and fills a store. Never knows what is being tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zbroker.storage import Store, open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A store by name, and whether its rows outlive the object."""
+
+    name: str
+    durable: bool
+
+    def open(self, path: Path) -> Store:
+        return open_store(self.name, path / "data" if self.durable else None)
+
+
+STORES = [
+    Kind("rocksdb", durable=True),
+    Kind("memory", durable=False),
+]
+
+
+def fill(store: Store, space: str, *keys: bytes, value: bytes = b"v") -> None:
+    """Write rows that all have one value."""
+    store.write({space: dict.fromkeys(keys, value)}, [])
+
+
+def keys(
+    store: Store, space: str, start: bytes = b"", stop: bytes = b"\xff" * 8, *, backwards: bool = False
+) -> list[bytes]:
+    """The keys of a scan."""
+    return [key for key, _ in store.scan(space, start, stop, backwards=backwards)]

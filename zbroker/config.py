@@ -1,0 +1,225 @@
+"""The broker's settings: one table; flag > environment > TOML > default. Where each value came from is kept.
+
+It reads files and the environment, and checks what they say; it starts nothing.
+"""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zbroker.commit import Durability
+from zbroker.core.policy import QueuePolicy
+from zbroker.core.state import Settings
+from zclient.durations import duration_ms, format_duration
+from zclient.errors import InvalidArgument
+from zclient.protocol import limits as wire
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(f"a text, not {value!r}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(item, str) and item for item in value):
+        raise InvalidArgument(f"a text or a list of texts, not {value!r}")
+    return tuple(item.strip() for item in value)
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        return value.lower() in ("1", "true", "yes", "on")
+    raise InvalidArgument(f"true or false, not {value!r}")
+
+
+def _size(value: Any) -> int:
+    """Bytes: a number, or a number with KiB, MiB, GiB (or KB, MB, GB) behind it."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        digits = value.strip()
+        unit = digits.lstrip("0123456789")
+        number = digits.removesuffix(unit)
+        if number and unit.strip() in _UNITS:
+            return int(number) * _UNITS[unit.strip()]
+    raise InvalidArgument(f"a number of bytes, such as 1048576 or 1MiB, not {value!r}")
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidArgument(f"a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return check
+
+
+def _fraction(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"a number from 0 to 1, not {value!r}") from None
+    if not 0 <= number <= 1:
+        raise InvalidArgument(f"a number from 0 to 1, not {value!r}")
+    return number
+
+
+def _one_of(*names: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in names:
+            raise InvalidArgument(f"one of {', '.join(names)}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+class Setting(NamedTuple):
+    """One setting. ``check`` turns what was written into its value, or raises `InvalidArgument`."""
+
+    default: Any
+    check: Callable[[Any], Any]
+    help: str
+
+
+SETTINGS: dict[str, Setting] = {
+    "data": Setting("zbroker-data", _text, "directory of the jobs"),
+    "bind": Setting(("tcp://127.0.0.1:5555",), _texts, "endpoints to listen on"),
+    "durability": Setting(
+        "fsync", _one_of(*Durability), "what a confirmed job survives: power loss, the process, nothing"
+    ),
+    "store": Setting("rocksdb", _text, "which store keeps the jobs"),
+    "insecure": Setting(False, _flag, "listen beyond this host without credentials"),
+    "log_format": Setting("text", _one_of("text", "json"), "how events are written to stderr"),
+    "max_payload": Setting(wire.MAX_PAYLOAD_BYTES, _size, "largest payload or result, in bytes"),
+    "max_peers": Setting(20_000, _whole(1, 1_000_000), "producers and workers at a time"),
+    "disk_floor": Setting(256 << 20, _size, "free bytes on disk below which no new jobs are taken"),
+    "drain_timeout": Setting("5s", duration_ms, "how long a stop waits for running jobs; workers keep them beyond it"),
+    "grace": Setting("1s", duration_ms, "for a worker whose connection broke to come back"),
+    "return_time": Setting("5s", duration_ms, "for workers to come back after a start of the broker"),
+    "heartbeat_interval": Setting("2s", duration_ms, "between heartbeats on a silent connection"),
+    "heartbeat_timeout": Setting("8s", duration_ms, "silence after which a connection is cut"),
+    "keep_done": Setting("1h", duration_ms, "how long finished jobs and their results are kept"),
+    "keep_done_count": Setting(100_000, _whole(0, 100_000_000), "how many of them at most"),
+    "lease": Setting("30s", duration_ms, "default of queues: a delivered job's, unless it is renewed"),
+    "max_attempts": Setting(5, _whole(1, wire.MAX_ATTEMPTS), "default of queues: runs, the first counts"),
+    "backoff_min": Setting("1s", duration_ms, "default of queues: delay before the first retry"),
+    "backoff_max": Setting("10m", duration_ms, "default of queues: longest delay before a retry"),
+    "backoff_jitter": Setting(1.0, _fraction, "default of queues: share of the delay that chance may take off"),
+    "poison_losses": Setting(3, _whole(1, 1000), "default of queues: workers lost with a job alone until it is dead"),
+}
+
+ENVIRONMENT_PREFIX = "ZBROKER_"
+DEFAULT_FILE = "zbroker.toml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Values by name, checked, and where each came from."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def core(self) -> Settings:
+        """What the core is told."""
+        values = self.values
+        policy = QueuePolicy(
+            lease_ms=values["lease"],
+            max_attempts=values["max_attempts"],
+            backoff_min_ms=values["backoff_min"],
+            backoff_max_ms=values["backoff_max"],
+            backoff_jitter=values["backoff_jitter"],
+            poison_losses=values["poison_losses"],
+        )
+        return Settings(
+            policy=policy,
+            grace_ms=values["grace"],
+            return_ms=values["return_time"],
+            max_payload=values["max_payload"],
+            keep_done_ms=values["keep_done"],
+            keep_done_count=values["keep_done_count"],
+            max_peers=values["max_peers"],
+        )
+
+
+def load_config(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: str | Path | None = None
+) -> Config:
+    """The settings in force. `InvalidArgument` for an unknown key or a value that cannot be.
+
+    ``flags`` holds what was given on the command line or as arguments; None means not given. ``file`` is the TOML file;
+    without it, ``zbroker.toml`` in the current directory, if there is one.
+    """
+    written = _read_file(file)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, setting in SETTINGS.items():
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if flags.get(name) is not None:
+            value, source = flags[name], "argument"
+        elif variable in environment:
+            value, source = environment[variable], variable
+        elif name in written:
+            value, source = written[name], str(file or DEFAULT_FILE)
+        else:
+            value, source = setting.default, "default"
+        try:
+            values[name] = setting.check(value)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{name} ({source}): {error}") from None
+        sources[name] = source
+    unknown = flags.keys() - SETTINGS.keys()
+    if unknown:
+        raise InvalidArgument(f"no such setting: {min(unknown)}; `zbroker config` lists them")
+    return Config(values, sources)
+
+
+def _read_file(file: str | Path | None) -> dict[str, Any]:
+    path = Path(file or DEFAULT_FILE)
+    try:
+        written = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if file is None:
+            return {}
+        raise InvalidArgument(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+    unknown = written.keys() - SETTINGS.keys()
+    if unknown:
+        raise InvalidArgument(f"{path}: no such setting: {min(unknown)}; `zbroker config` lists them")
+    return written
+
+
+def shown(name: str, value: Any) -> Any:
+    """A value as people write it."""
+    if SETTINGS[name].check is duration_ms:
+        return format_duration(value / 1000)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether only this host can connect to the endpoint."""
+    if endpoint.startswith(("ipc://", "inproc://")):
+        return True
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,214 @@
+"""Jobs go out: which jobs of a queue, to which workers, one at a time in turn, then one message a worker.
+
+A job that lost a worker before is a *suspect*: it is delivered alone, to a worker that holds nothing else, so that a
+job that kills its worker cannot take its neighbours along (``docs/operating.md``).
+"""
+
+from zbroker import limits
+from zbroker.core import leave, rows
+from zbroker.core.rows import Change
+from zbroker.core.state import Delivery, Peer, Queue, State
+from zbroker.core.states import Event
+from zbroker.core.states import State as JobState
+from zclient.protocol.messages import Deliver
+from zclient.protocol.record import header_of
+
+CHUNK = 128
+"""Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
+
+Taken = tuple[bytes, bytes, Change | None]
+"""Id, record, change of a job that may be delivered."""
+
+
+def dispatch(state: State) -> None:
+    """Hand out what the hot queues have, as far as credit goes. A queue that has more stays hot."""
+    if state.draining:
+        state.hot.clear()
+        return
+    hot, state.hot = state.hot, {}
+    budget = limits.TURN_DELIVERIES
+    for queue in hot:
+        if queue.paused:
+            continue
+        if budget <= 0:
+            state.hot[queue] = None
+            continue
+        if queue.suspects:
+            _dispatch_suspects(state, queue)
+        budget -= _dispatch_queue(state, queue, budget)
+
+
+def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
+    """Returns how many jobs of the queue went out."""
+    out = 0
+    size = 0
+    plans: dict[Peer, list[Taken]] = {}
+    ghosts = 0
+    while queue.free and queue.counts.jobs[JobState.READY] > out:
+        if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
+            state.hot[queue] = None
+            break
+        want = _credit(queue, plans, min(CHUNK, budget - out))
+        entries = queue.ring.take(want, state.tick)
+        jobs = _check(state, queue, entries)
+        ghosts += len(entries) - len(jobs)
+        for job in jobs:
+            size += len(job[1])
+        out += _assign(queue, jobs, plans)
+        if not entries:
+            if queue.ring.may_have_more:
+                state.hot[queue] = None
+            break
+    for peer, jobs in plans.items():
+        _deliver(state, queue, peer, jobs)
+    if queue.suspects:
+        _dispatch_suspects(state, queue)
+    return out
+
+
+def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:
+    """Credit of the free workers, less what is planned for them already; not counted beyond ``most``."""
+    credit = 0
+    for peer in queue.free:
+        credit += peer.credit - len(plans.get(peer, ()))
+        if credit >= most:
+            return most
+    return credit
+
+
+def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
+    """Spread the jobs over the workers with credit, one at a time in turn."""
+    free = queue.free
+    if len(free) == 1:
+        peer = next(iter(free))
+        plans.setdefault(peer, []).extend(jobs)
+        if peer.credit <= len(plans[peer]):
+            del free[peer]
+        return len(jobs)
+    for job in jobs:
+        peer = next(iter(free))
+        del free[peer]
+        plan = plans.setdefault(peer, [])
+        plan.append(job)
+        if peer.credit > len(plan):
+            free[peer] = None  # behind the others
+    return len(jobs)
+
+
+def _check(state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]]) -> list[Taken]:
+    """The entries that count, with their records; suspects go their own way."""
+    fresh = state.fresh
+    jobs: list[Taken] = []
+    unknown: list[tuple[int, bytes]] = []
+    for _, sequence, identifier in entries:
+        record = fresh.pop(identifier, None)
+        if record is None:
+            unknown.append((sequence, identifier))
+        else:
+            state.fresh_bytes -= len(record)
+            jobs.append((identifier, record, None))
+    if not unknown:
+        return jobs
+    ids = [identifier for _, identifier in unknown]
+    known: dict[bytes, Taken] = {job[0]: job for job in jobs}
+    for (sequence, _), (identifier, record, change) in zip(unknown, state.read(ids), strict=True):
+        if record is None or identifier in known or not state.is_ready(identifier, record, change, sequence):
+            continue
+        if change is not None and change.losses:
+            _suspect(state, queue, sequence, identifier, record)
+        else:
+            known[identifier] = (identifier, record, change)
+    order = [known.pop(identifier, None) for _, _, identifier in entries]  # an id may stand twice: once is enough
+    return [job for job in order if job is not None]
+
+
+# ---- suspects
+
+
+def _suspect(state: State, queue: Queue, sequence: int, identifier: bytes, record: bytes) -> None:
+    """Keep the job aside until a worker is empty. Its ready row is written again: it was taken, not delivered."""
+    key = rows.lane_prefix(queue.name, *leave.place_of(header_of(record))) + rows.number8(sequence) + rows.RETURNED
+    state.tick.put_ready(key, rows.pack([identifier]))
+    queue.suspects.append((sequence, identifier))
+
+
+def _dispatch_suspects(state: State, queue: Queue) -> None:
+    """Give each empty worker one suspect; where none is empty, let the one that holds least run empty."""
+    for peer in list(queue.workers):
+        if not queue.suspects:
+            break
+        if peer.unsettled or peer.congested_until or peer.route is None or not peer.capacity:
+            continue
+        job = _next_suspect(state, queue)
+        if job is None:
+            break
+        peer.reserved = False
+        _deliver(state, queue, peer, [job], alone=True)
+    if not queue.suspects:
+        for peer in queue.workers:
+            if peer.reserved:
+                peer.reserved = False
+                state.credit_changed(peer)
+        return
+    if not any(peer.reserved or peer.alone for peer in queue.workers):
+        able = [peer for peer in queue.workers if peer.route is not None and peer.capacity]
+        if able:
+            chosen = min(able, key=lambda peer: peer.unsettled)
+            chosen.reserved = True
+            state.credit_changed(chosen)
+
+
+def _next_suspect(state: State, queue: Queue) -> Taken | None:
+    while queue.suspects:
+        sequence, identifier = queue.suspects.popleft()
+        ((_, record, change),) = state.read([identifier])
+        if record is not None and state.is_ready(identifier, record, change, sequence):
+            key = (
+                rows.lane_prefix(queue.name, *leave.place_of(header_of(record)))
+                + rows.number8(sequence)
+                + rows.RETURNED
+            )
+            state.tick.take_ready(key)
+            return identifier, record, change
+    return None
+
+
+# ---- the hand-over
+
+
+def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone: bool = False) -> None:
+    """One delivery: its row, its lease, its message."""
+    ids = [identifier for identifier, _, _ in jobs]
+    records = [record for _, record, _ in jobs]
+    fence = state.next_fence
+    state.next_fence = fence + 1
+    delivery = Delivery(fence, queue, peer, ids, state.wall)
+    delivery.alone = alone
+    attempts = [1] * len(jobs)
+    large: dict[int, bytes] = {}
+    headers = [header_of(record) for record in records]
+    first = headers[0]
+    delivery.created_ms = first.created_ms
+    for position, (identifier, _, change) in enumerate(jobs):
+        if change is not None:
+            delivery.changes[identifier] = change
+            attempts[position] = change.runs + 1
+        header = headers[position]
+        if header is not first and header.created_ms != first.created_ms and not isinstance(delivery.created_ms, dict):
+            delivery.created_ms = {ids[n]: headers[n].created_ms for n in range(len(ids))}
+        if header.external:
+            delivery.external.add(identifier)
+            large[position] = state.view.get("payloads", identifier) or b""
+    state.leased.update(dict.fromkeys(ids, delivery))
+    state.deliveries[fence] = peer.deliveries[fence] = delivery
+    peer.unsettled += len(ids)
+    if alone:
+        peer.alone = True
+    row = rows.DeliveryRow(peer.incarnation, peer.name, queue.name, state.wall, alone, ids)
+    state.tick.rows["deliveries"][rows.number8(fence)] = rows.pack(row)
+    leave.start_lease(state, delivery)
+    state.move(queue, JobState.READY, Event.DELIVER, len(ids))
+    if peer.credit <= 0:
+        for served in peer.queues:
+            served.free.pop(peer, None)
+    state.send(peer, Deliver(queue.name, fence, queue.policy.lease_ms, ids, attempts, records, large))

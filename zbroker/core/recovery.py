@@ -1,0 +1,100 @@
+"""What a start reads: names, counters, and what was in flight. What waits stays on disk, so a start costs the same
+whatever waits."""
+
+from zbroker import limits
+from zbroker.core import history, leave, orders, rows
+from zbroker.core.lanes import Ring
+from zbroker.core.state import NEVER, Delivery, Peer, Queue, State
+from zbroker.core.states import State as JobState
+from zbroker.core.tick import Tick
+from zclient.protocol.record import header_of
+
+FIRST_FENCE_BITS = 32
+"""A fence is epoch x 2**32 + n: it grows over restarts, since the epoch is raised at each."""
+
+
+def open_state(state: State, broker: bytes) -> None:
+    """Fill an empty state from its store; the open tick raises the epoch."""
+    view = state.view
+    state.broker = view.get("meta", rows.META_BROKER) or broker
+    state.epoch = int.from_bytes(view.get("meta", rows.META_EPOCH) or b"", "big") + 1
+    state.next_fence = (state.epoch << FIRST_FENCE_BITS) + 1
+    state.tick = Tick(int.from_bytes(view.get("meta", rows.META_TICK) or b"", "big") + 1)
+    view.ticks.append(state.tick)
+    meta = state.tick.rows["meta"]
+    meta[rows.META_BROKER] = state.broker
+    meta[rows.META_EPOCH] = rows.number8(state.epoch)
+    _read_queues(state)
+    _read_deliveries(state)
+    first = next(view.scan("timers", b"", b"\xff"), None)
+    state.next_due = rows.due_of(first[0]) if first is not None else NEVER
+    state.timers_from = first[0] if first is not None else b"\xff"
+    if next(view.scan("history", b"", b"\xff"), None) is not None:
+        state.history.complete = False
+        state.work(history.read_back(state))
+    for key, value in view.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)):
+        number = int.from_bytes(key[len(rows.META_WORK) :], "big")
+        state.next_work = max(state.next_work, number)
+        orders.go_on(state, number, orders.Work(*rows.unpack(value)))
+    state.notice(
+        "info",
+        "opened",
+        epoch=state.epoch,
+        queues=len(state.queues),
+        ready=sum(queue.counts.jobs[JobState.READY] for queue in state.queues.values()),
+        leased=len(state.leased),
+    )
+
+
+def _read_queues(state: State) -> None:
+    for key, value in state.view.scan("meta", rows.META_QUEUE, rows.beyond(rows.META_QUEUE)):
+        row = rows.QueueRow(*rows.unpack(value))
+        name = key[len(rows.META_QUEUE) :].decode()
+        ring = Ring(name, state.view, state.budget, empty=False, floor=row.floor, window=state.settings.window_jobs)
+        queue = state.queues[name] = Queue(name, ring, state.settings.policy, row.created_ms)
+        queue.counts = rows.counts_from(row)
+        queue.next_sequence = row.next_sequence
+        queue.floor = row.floor
+        queue.paused = row.paused
+
+
+def _read_deliveries(state: State) -> None:
+    """Deliveries whose jobs still count; their workers have a while to come back and name them."""
+    for key, value in state.view.scan("deliveries", b"", b"\xff"):
+        fence = int.from_bytes(key, "big")
+        row = rows.DeliveryRow(*rows.unpack(value))
+        delivery = _delivery(state, fence, row)
+        if delivery is None:
+            state.tick.rows["deliveries"][key] = None
+
+
+def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | None:
+    peer = state.peers.get(row.incarnation)
+    if peer is None:
+        peer = Peer(row.incarnation, row.worker)
+        peer.grace_until = state.now + state.settings.return_ms
+    delivery = Delivery(fence, state.queue(row.queue), peer, [], row.started_ms)
+    created: dict[bytes, int] = {}
+    for start in range(0, len(row.ids), limits.BLOCK_JOBS):
+        for identifier, record, change in state.read(row.ids[start : start + limits.BLOCK_JOBS]):
+            if record is None or (change is not None and change.fence >= fence):
+                continue  # it came out of the delivery before the end
+            header = header_of(record)
+            created[identifier] = header.created_ms
+            delivery.ids.append(identifier)
+            if change is not None:
+                delivery.changes[identifier] = change
+            if header.external:
+                delivery.external.add(identifier)
+    if not delivery.ids:
+        return None
+    delivery.created_ms = created
+    delivery.open = len(delivery.ids)
+    delivery.alone = row.alone
+    state.peers[peer.incarnation] = peer
+    state.deliveries[fence] = peer.deliveries[fence] = delivery
+    state.leased.update(dict.fromkeys(delivery.ids, delivery))
+    peer.unsettled += delivery.open
+    peer.alone = peer.alone or row.alone
+    leave.start_lease(state, delivery)
+    return delivery

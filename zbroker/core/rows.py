@@ -1,0 +1,201 @@
+"""Keys and values of the rows: how what the core knows lies on disk. ``docs/storage.md`` lists the keyspaces.
+
+Keys are big-endian, so that their order is the order of time, sequence or rank. It never reads or writes a store.
+"""
+
+from typing import Any, NamedTuple
+
+import msgpack
+
+from zbroker.core.states import COUNTED, TOTALS, Counts, State
+
+pack = msgpack.packb
+unpack = msgpack.unpackb
+
+RETURNED = b"r"
+"""Suffix of the ready row of a job that came back: its first row may still stand under the same sequence."""
+
+META_TICK = b"tick"
+META_EPOCH = b"epoch"
+META_BROKER = b"broker"
+META_QUEUE = b"queue/"
+META_WORK = b"work/"
+
+_STATES = tuple(State)
+_STATE_NUMBER = {state: number for number, state in enumerate(_STATES)}
+
+
+def number8(number: int) -> bytes:
+    """Eight bytes, so that keys sort as numbers."""
+    return number.to_bytes(8, "big")
+
+
+def beyond(prefix: bytes) -> bytes:
+    """The first key behind all that begin with ``prefix`` (which does not end in 0xff)."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+# ---- ready: queue 0 rank key 0 sequence [r] -> ids
+
+
+def queue_prefix(queue: str) -> bytes:
+    return queue.encode() + b"\0"
+
+
+def rank_of(priority: int) -> int:
+    """One byte in which the highest priority sorts first."""
+    return 100 - priority
+
+
+def lane_prefix(queue: str, rank: int, key: bytes) -> bytes:
+    return b"%b\0%c%b\0" % (queue.encode(), rank, key)
+
+
+def split_ready_key(queue: str, row_key: bytes) -> tuple[int, bytes, int, bool]:
+    """Rank, lane key, first sequence, and whether it is the row of a job that came back."""
+    start = len(queue.encode()) + 1
+    end = row_key.index(b"\0", start + 1)
+    sequence = int.from_bytes(row_key[end + 1 : end + 9], "big")
+    return row_key[start], row_key[start + 1 : end], sequence, len(row_key) > end + 9
+
+
+# ---- changes: id -> Change
+
+
+class Attempt(NamedTuple):
+    """One run that did not end well."""
+
+    number: int
+    started_ms: int
+    ended_ms: int
+    worker: str
+    kind: str  # "error", "rejected", "worker lost", "lease expired"
+    error: dict[str, Any]
+
+
+class Change(NamedTuple):
+    """What became of a job since it came; a job that nothing happened to has none."""
+
+    state: State
+    sequence: int
+    fence: int = 0  # the delivery that it last came out of
+    outcome: int = 0  # how it came out of it: an `Outcome`, or LOST
+    runs: int = 0  # attempts burnt
+    losses: int = 0  # workers or leases lost while they held it
+    losses_alone: int = 0  # those of them that held nothing else
+    due_ms: int = 0  # wall clock; while scheduled
+    cancel: bool = False  # somebody wishes it to end
+    reason: str = ""  # while dead: why
+    ended_ms: int = 0  # while dead: since when
+    attempts: tuple[Attempt, ...] = ()
+
+    def with_attempt(self, attempt: Attempt, most: int) -> "Change":
+        """The same with one more attempt in its log, of which the latest ``most`` are kept."""
+        return self._replace(runs=attempt.number, attempts=(*self.attempts, attempt)[-most:])
+
+
+LOST = 9
+"""The outcome of a delivery that no settlement ended."""
+
+
+def encode_change(change: Change) -> bytes:
+    return pack((_STATE_NUMBER[change.state], *change[1:]))  # type: ignore[no-any-return]
+
+
+def decode_change(value: bytes) -> Change:
+    fields = unpack(value)
+    attempts = tuple(Attempt(*attempt) for attempt in fields[-1])
+    return Change(_STATES[fields[0]], *(*fields[1:-1], attempts))
+
+
+# ---- timers: due kind id -> TimerRow
+
+TIMER_READY = 1
+"""The only kind so far: the jobs become ready. Kinds are never reused."""
+
+
+class TimerRow(NamedTuple):
+    queue: str
+    rank: int
+    key: bytes
+    sequence: int  # 0: the jobs take new ones when they become ready
+    ids: list[bytes]
+
+
+def timer_key(due_ms: int, first: bytes, kind: int = TIMER_READY) -> bytes:
+    return b"%b%c%b" % (number8(due_ms), kind, first)
+
+
+def due_of(timer: bytes) -> int:
+    return int.from_bytes(timer[:8], "big")
+
+
+# ---- deliveries: fence -> DeliveryRow
+
+
+class DeliveryRow(NamedTuple):
+    incarnation: bytes
+    worker: str
+    queue: str
+    started_ms: int
+    alone: bool
+    ids: list[bytes]
+
+
+# ---- dead: queue 0 time id -> reason
+
+
+def dead_key(queue: str, ended_ms: int, identifier: bytes) -> bytes:
+    return queue_prefix(queue) + number8(ended_ms) + identifier
+
+
+def split_dead_key(row_key: bytes) -> tuple[str, int, bytes]:
+    end = row_key.index(b"\0")
+    return row_key[:end].decode(), int.from_bytes(row_key[end + 1 : end + 9], "big"), row_key[end + 9 :]
+
+
+# ---- history: tick n -> HistoryRow
+
+
+class HistoryRow(NamedTuple):
+    """Jobs that ended in one tick, of one queue, in one way, out of one delivery."""
+
+    ended_ms: int
+    queue: str
+    state: str
+    fence: int
+    worker: str
+    ids: list[bytes]
+    created_ms: list[int]
+    results: list[bytes | bool | None] | None  # True: in a row of its own
+    changes: dict[bytes, bytes]  # of those jobs that had one
+    reason: str
+
+
+def history_key(tick: int, n: int) -> bytes:
+    return number8(tick) + n.to_bytes(4, "big")
+
+
+# ---- meta
+
+
+class QueueRow(NamedTuple):
+    """A queue's durable facts, written once in a tick that touches it."""
+
+    next_sequence: int
+    floor: int
+    paused: bool
+    created_ms: int
+    jobs: list[int]
+    totals: list[int]
+
+
+def counts_row(counts: Counts) -> tuple[list[int], list[int]]:
+    return [counts.jobs[state] for state in COUNTED], [counts.totals[name] for name in TOTALS]
+
+
+def counts_from(row: QueueRow) -> Counts:
+    counts = Counts()
+    counts.jobs.update(zip(COUNTED, row.jobs, strict=True))
+    counts.totals.update(zip(TOTALS, row.totals, strict=False))
+    return counts

@@ -1,0 +1,138 @@
+"""Settlements come in: which count, which repeat what was done, which are too late."""
+
+from heapq import heappush
+from typing import Any
+
+from zbroker.core import history, leave, rows
+from zbroker.core.put import Refusal
+from zbroker.core.state import Delivery, Peer, State
+from zbroker.core.states import State as JobState
+from zclient.protocol.messages import Extend, Outcome, Settle, Settlement
+
+MAX_EXTENSION_MS = 24 * 3600 * 1000
+"""A day: a lease that long is a mistake, since leases are renewed while the worker lives."""
+
+
+def settle(state: State, message: Settle) -> list[tuple[int, bytes, str]]:
+    """Apply the settlements that count; the others with a verdict: (fence, id, "lost" | "unknown" | "too_large")."""
+    refused: list[tuple[int, bytes, str]] = []
+    peers: dict[Peer, None] = {}
+    for settlement in message.settlements:
+        delivery = state.deliveries.get(settlement.fence)
+        if delivery is None:
+            for identifier in settlement.ids:
+                _judge_stray(state, settlement, identifier, refused)
+            continue
+        peers[delivery.peer] = None
+        if settlement.outcome == Outcome.ACK:
+            _ack(state, delivery, settlement, refused)
+        else:
+            _settle_each(state, delivery, settlement, refused)
+    for peer in peers:
+        state.credit_changed(peer)
+    return refused
+
+
+def _ack(state: State, delivery: Delivery, settlement: Settlement, refused: list[tuple[int, bytes, str]]) -> None:
+    ids, results = settlement.ids, settlement.values
+    if results is not None:
+        largest = max((len(result) for result in results if result is not None), default=0)
+        if largest > state.settings.max_payload:
+            ids, results = _without_large(state, settlement, refused)
+    leased = state.leased
+    mine = [identifier for identifier in ids if leased.get(identifier) is delivery]
+    for identifier in mine:
+        leased.pop(identifier, None)
+    if len(mine) != len(ids) or len(set(mine)) != len(mine):
+        mine, results = _only_mine(state, settlement, set(mine), ids, results, refused)
+    if mine:
+        leave.done(state, delivery, mine, results)
+
+
+def _only_mine(
+    state: State,
+    settlement: Settlement,
+    mine: set[bytes],
+    ids: list[bytes],
+    results: list[Any] | None,
+    refused: list[tuple[int, bytes, str]],
+) -> tuple[list[bytes], list[Any] | None]:
+    """The jobs that count, each once, with their results in step."""
+    kept: list[int] = []
+    for position, identifier in enumerate(ids):
+        if identifier in mine:
+            mine.discard(identifier)
+            kept.append(position)
+        else:
+            _judge_stray(state, settlement, identifier, refused)
+    return [ids[n] for n in kept], [results[n] for n in kept] if results is not None else None
+
+
+def _without_large(
+    state: State, settlement: Settlement, refused: list[tuple[int, bytes, str]]
+) -> tuple[list[bytes], list[Any]]:
+    kept: list[tuple[bytes, Any]] = []
+    for identifier, result in zip(settlement.ids, settlement.values or (), strict=True):
+        if result is not None and len(result) > state.settings.max_payload:
+            refused.append((settlement.fence, identifier, "too_large"))
+        else:
+            kept.append((identifier, result))
+    return [identifier for identifier, _ in kept], [result for _, result in kept]
+
+
+def _settle_each(
+    state: State, delivery: Delivery, settlement: Settlement, refused: list[tuple[int, bytes, str]]
+) -> None:
+    for position, identifier in enumerate(settlement.ids):
+        if state.leased.get(identifier) is delivery:
+            value = settlement.values[position] if settlement.values is not None else None
+            leave.settle_one(state, delivery, identifier, settlement.outcome, value)
+        else:
+            _judge_stray(state, settlement, identifier, refused)
+
+
+def _judge_stray(
+    state: State, settlement: Settlement, identifier: bytes, refused: list[tuple[int, bytes, str]]
+) -> None:
+    """A settlement of a job that this delivery does not hold: a repetition, too late, or of a job long gone."""
+    ended = history.find(state, identifier)
+    if ended is not None:
+        repeats = ended.row.fence == settlement.fence and (
+            settlement.outcome == Outcome.ACK
+            if ended.row.state == JobState.DONE
+            else ended.change is not None and ended.change.outcome == settlement.outcome
+        )
+        if not repeats:
+            refused.append((settlement.fence, identifier, "lost"))
+        return
+    encoded = state.view.get("changes", identifier)
+    change = rows.decode_change(encoded) if encoded is not None else None
+    if change is not None and change.fence == settlement.fence and change.outcome == settlement.outcome:
+        return
+    alive = change is not None or state.view.get("jobs", identifier) is not None
+    refused.append((settlement.fence, identifier, "lost" if alive else "unknown"))
+
+
+def renew(state: State, peer: Peer, fences: list[int]) -> list[tuple[int, list[bytes]]]:
+    """Leases run anew; returns those that the peer no longer has."""
+    lost: list[tuple[int, list[bytes]]] = []
+    for fence in fences:
+        delivery = peer.deliveries.get(fence)
+        if delivery is None:
+            lost.append((fence, []))
+        else:  # the heap is corrected when the old deadline comes up
+            delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
+    return lost
+
+
+def extend(state: State, peer: Peer, message: Extend) -> None:
+    """The lease lasts at least that long from now; `Refusal` if it is not the peer's, or the duration cannot be."""
+    if not 0 < message.duration_ms <= MAX_EXTENSION_MS:
+        raise Refusal("invalid", f"a lease is extended by 1 ms to 24 h, not {message.duration_ms} ms")
+    delivery = state.leased.get(message.id)
+    if delivery is None or delivery.fence != message.fence or delivery.peer is not peer:
+        raise Refusal("lease_lost", "the lease of this job is no longer this worker's")
+    deadline = state.now + message.duration_ms
+    if deadline > delivery.deadline:
+        delivery.deadline = deadline
+        heappush(state.lease_heap, (deadline, delivery.fence))

@@ -1,0 +1,368 @@
+"""What the core knows between two messages: queues, peers, deliveries, and the open tick.
+
+Everything here is derived from the rows, or is forgotten by a restart on purpose (connections, credit, lease
+deadlines). The functions that change it stand in the modules beside this one, one matter a file.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from zbroker import limits
+from zbroker.core import rows
+from zbroker.core.lanes import Budget, Ring
+from zbroker.core.policy import QueuePolicy
+from zbroker.core.rows import Change
+from zbroker.core.states import Counts, Event
+from zbroker.core.states import State as JobState
+from zbroker.core.tick import Tick, View
+from zbroker.storage.interface import Store
+from zclient.protocol import limits as wire
+from zclient.protocol.messages import Message
+from zclient.protocol.record import Header, header_of, sequence_of
+
+Steps = Iterator[int | None]
+"""Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the core is told once. Milliseconds."""
+
+    policy: QueuePolicy = field(default_factory=QueuePolicy)
+    grace_ms: int = 1_000  # for a worker whose connection was reset
+    return_ms: int = 5_000  # for workers to come back after a start of the broker
+    probe_ms: int = wire.PROBE_INTERVAL_MS
+    max_payload: int = wire.MAX_PAYLOAD_BYTES
+    keep_done_ms: int = 3_600_000
+    keep_done_count: int = 100_000
+    max_peers: int = limits.MAX_PEERS
+    window_jobs: int = limits.WINDOW_JOBS
+    resident_jobs: int = limits.RESIDENT_JOBS
+    resident_lanes: int = limits.RESIDENT_LANES
+    fresh_bytes: int = limits.FRESH_BYTES
+
+
+@dataclass(slots=True)
+class Notice:
+    """One event that an operator cares about: the shell logs it. Never a payload."""
+
+    level: str  # "info", "warning", "error"
+    event: str
+    facts: dict[str, Any]
+
+
+class Producer:
+    """The batch numbers of one incarnation: what was applied, and the answers that were not plain."""
+
+    __slots__ = ("answers", "applied", "low", "unknown_below")
+
+    def __init__(self) -> None:
+        self.low = 1
+        self.applied: set[int] = set()
+        self.answers: dict[int, Any] = {}
+        self.unknown_below = 0  # numbers below it were sent to a broker whose memory of them is lost
+
+
+class Peer:
+    """One incarnation of a producer or worker, connected or expected back."""
+
+    __slots__ = (
+        "alone",
+        "capacity",
+        "closing",
+        "congested_until",
+        "deliveries",
+        "grace_until",
+        "incarnation",
+        "info",
+        "joined_ms",
+        "name",
+        "probe_at",
+        "producer",
+        "queues",
+        "reserved",
+        "route",
+        "seen",
+        "unsettled",
+        "watched",
+    )
+
+    def __init__(self, incarnation: bytes, name: str) -> None:
+        self.incarnation = incarnation
+        self.name = name
+        self.route: bytes | None = None  # ROUTER's id of its connection
+        self.capacity = 0
+        self.unsettled = 0  # jobs delivered and not settled
+        self.queues: list[Queue] = []
+        self.deliveries: dict[int, Delivery] = {}
+        self.alone = False  # it holds a suspect, and gets nothing else
+        self.seen = False  # it said HELLO since the broker started
+        self.reserved = False  # it gets nothing until it is empty, and then a suspect
+        self.grace_until: int | None = None  # lease clock; gone by then: its jobs return
+        self.congested_until = 0  # lease clock; 0 while its connection takes what is sent
+        self.probe_at = 0  # lease clock
+        self.joined_ms = 0  # lease clock
+        self.watched: set[bytes] = set()
+        self.producer: Producer | None = None
+        self.info: dict[str, Any] = {}
+        self.closing = False
+
+    @property
+    def credit(self) -> int:
+        if self.alone or self.reserved or self.congested_until or self.route is None:
+            return 0
+        return self.capacity - self.unsettled
+
+
+class Delivery:
+    """One hand-over of jobs to one worker, under one fence."""
+
+    __slots__ = (
+        "alone",
+        "changes",
+        "created_ms",
+        "deadline",
+        "external",
+        "fence",
+        "ids",
+        "open",
+        "peer",
+        "queue",
+        "started_ms",
+    )
+
+    def __init__(self, fence: int, queue: "Queue", peer: Peer, ids: list[bytes], started_ms: int) -> None:
+        self.fence = fence
+        self.queue = queue
+        self.peer = peer
+        self.ids = ids
+        self.open = len(ids)  # jobs of it that are not settled
+        self.started_ms = started_ms  # wall clock
+        self.deadline = 0  # lease clock
+        self.created_ms: int | dict[bytes, int] = 0  # wall clock; one for all, or one a job
+        self.alone = False  # a suspect, delivered to a worker that held nothing else
+        self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
+        self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
+
+
+class Queue:
+    """A queue: counters, lanes, and the workers that serve it."""
+
+    __slots__ = (
+        "counts",
+        "created_ms",
+        "floor",
+        "free",
+        "name",
+        "next_sequence",
+        "paused",
+        "policy",
+        "ring",
+        "suspects",
+        "workers",
+    )
+
+    def __init__(self, name: str, ring: Ring, policy: QueuePolicy, created_ms: int) -> None:
+        self.name = name
+        self.ring = ring
+        self.policy = policy
+        self.created_ms = created_ms
+        self.counts = Counts()
+        self.next_sequence = 1
+        self.floor = 0  # entries of a smaller sequence are void: a purge took them
+        self.paused = False
+        self.workers: dict[Peer, None] = {}
+        self.free: dict[Peer, None] = {}  # workers with credit, in the order of their turns
+        self.suspects: deque[tuple[int, bytes]] = deque()  # (sequence, id): ready jobs that lost a worker before
+
+    def row(self) -> rows.QueueRow:
+        jobs, totals = rows.counts_row(self.counts)
+        return rows.QueueRow(self.next_sequence, self.floor, self.paused, self.created_ms, jobs, totals)
+
+    def sequences(self, jobs: int) -> int:
+        """The first of as many new sequences."""
+        first = self.next_sequence
+        self.next_sequence = first + jobs
+        return first
+
+
+class HistoryIndex:
+    """Where each finished job stands. See ``history.py``; the rows are the truth."""
+
+    __slots__ = ("block_of", "blocks", "complete", "jobs", "n")
+
+    def __init__(self) -> None:
+        self.block_of: dict[bytes, bytes] = {}  # id -> history key
+        self.blocks: deque[tuple[bytes, int, list[bytes]]] = deque()  # (key, ended, ids), oldest first
+        self.jobs = 0
+        self.n = 0  # blocks written in this tick
+        self.complete = True
+
+
+@dataclass(slots=True)
+class Found:
+    """A live job, as its rows and the deliveries say."""
+
+    id: bytes
+    record: bytes
+    header: Header
+    change: Change | None
+    state: JobState
+    delivery: Delivery | None
+    queue: Queue
+
+    @property
+    def sequence(self) -> int:
+        return self.change.sequence if self.change else sequence_of(self.record)
+
+    def changed(self) -> Change:
+        """Its change row, made if nothing happened to it yet."""
+        return self.change or Change(JobState.READY, sequence_of(self.record))
+
+
+class State:
+    """All of it. The clocks are set by `Core.turn`; ``now`` is the lease clock, which a stall of the broker stops."""
+
+    def __init__(self, store: Store, settings: Settings, random: Random) -> None:
+        self.settings = settings
+        self.random = random
+        self.view = View(store)
+        self.tick = Tick(0)
+        self.wall = 0  # Unix ms
+        self.now = 0  # ms
+        self.broker = b""
+        self.epoch = 0
+        self.next_fence = 0
+        self.queues: dict[str, Queue] = {}
+        self.peers: dict[bytes, Peer] = {}  # by incarnation
+        self.routes: dict[bytes, Peer] = {}  # by routing id
+        self.deliveries: dict[int, Delivery] = {}  # by fence
+        self.leased: dict[bytes, Delivery] = {}  # by job id
+        self.lease_heap: list[tuple[int, int]] = []  # (deadline, fence), corrected when popped
+        self.budget = Budget(settings.resident_jobs, settings.resident_lanes)
+        self.fresh: dict[bytes, bytes] = {}  # records of jobs that were never delivered
+        self.fresh_bytes = 0
+        self.watchers: dict[bytes, set[Peer]] = {}
+        self.hot: dict[Queue, None] = {}  # queues that dispatch should look at
+        self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
+        self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
+        self.next_watch = 0  # lease clock: when peers are to be looked at again
+        self.next_due = 0  # wall ms of the earliest timer; far away if none
+        self.timers_from = b""  # no timer row lies before this key
+        self.works: deque[Steps] = deque()  # slow work under way
+        self.resting: list[tuple[int, int, Steps]] = []  # a heap of (lease clock, n, slow work that goes on then)
+        self.next_work = 0  # the number of the last long order
+        self.history = HistoryIndex()
+        self.notices: list[Notice] = []
+        self.disk_low = False
+        self.draining = False
+        self.counters: dict[str, int] = {}
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def notice(self, level: str, event: str, **facts: Any) -> None:
+        self.notices.append(Notice(level, event, facts))
+
+    def send(self, peer: Peer, message: Message) -> None:
+        self.tick.send(peer.route, message)
+
+    # ---- queues
+
+    def queue(self, name: str) -> Queue:
+        """The queue of this name, made if there is none. The name was checked."""
+        queue = self.queues.get(name)
+        if queue is None:
+            ring = Ring(name, self.view, self.budget, empty=True, window=self.settings.window_jobs)
+            queue = self.queues[name] = Queue(name, ring, self.settings.policy, self.wall)
+            self.touched[queue] = None
+            self.notice("info", "queue made", queue=name)
+        return queue
+
+    def move(self, queue: Queue, before: JobState | None, event: Event, jobs: int = 1) -> None:
+        """Count a transition of ``jobs`` of the queue; its row is written at the end of the tick."""
+        queue.counts.move(before, event, jobs)
+        self.touched[queue] = None
+
+    # ---- jobs
+
+    def find(self, identifier: bytes) -> Found | None:
+        """The live job of this id, or None: never there, gone, or void by a purge that is still being swept."""
+        record = self.view.get("jobs", identifier)
+        if record is None:
+            return None
+        encoded = self.view.get("changes", identifier)
+        change = rows.decode_change(encoded) if encoded is not None else None
+        header = header_of(record)
+        queue = self.queue(header.queue)
+        delivery = self.leased.get(identifier)
+        if delivery is not None:
+            return Found(identifier, record, header, change, JobState.LEASED, delivery, queue)
+        state = change.state if change else JobState.READY
+        sequence = change.sequence if change else sequence_of(record)
+        if state is JobState.READY and sequence < queue.floor:
+            return None
+        return Found(identifier, record, header, change, state, None, queue)
+
+    def is_ready(self, identifier: bytes, record: bytes | None, change: Change | None, sequence: int) -> bool:
+        """Whether a ready entry counts: the rule of ``docs/storage.md``; what it does not let through is a ghost."""
+        if record is None or identifier in self.leased:
+            return False
+        if change is None:
+            return sequence_of(record) == sequence
+        return change.state is JobState.READY and change.sequence == sequence
+
+    def write_change(self, identifier: bytes, change: Change) -> None:
+        self.tick.rows["changes"][identifier] = rows.encode_change(change)
+
+    def erase(self, found_id: bytes, *, changed: bool, external: bool) -> None:
+        """Delete a job's rows. Its ready entry or timer stays as a ghost and is skipped when met."""
+        self.tick.rows["jobs"][found_id] = None
+        if changed:
+            self.tick.rows["changes"][found_id] = None
+        if external:
+            self.tick.rows["payloads"][found_id] = None
+        record = self.fresh.pop(found_id, None)
+        if record is not None:
+            self.fresh_bytes -= len(record)
+
+    def add_timer(self, due_ms: int, timer: rows.TimerRow) -> None:
+        key = rows.timer_key(due_ms, timer.ids[0])
+        self.tick.rows["timers"][key] = rows.pack(timer)
+        self.next_due = min(self.next_due, due_ms)
+        self.timers_from = min(self.timers_from, key)
+
+    def read(self, ids: list[bytes]) -> list[tuple[bytes, bytes | None, Change | None]]:
+        """Id, record and change row of each of the jobs, read together."""
+        changes = self.view.get_many("changes", ids)
+        return [
+            (identifier, record, rows.decode_change(encoded) if encoded is not None else None)
+            for identifier, record, encoded in zip(ids, self.view.get_many("jobs", ids), changes, strict=True)
+        ]
+
+    def work(self, steps: Steps) -> None:
+        """Run slow work in slices, from the next turn on."""
+        self.works.append(steps)
+
+    # ---- workers
+
+    def credit_changed(self, peer: Peer) -> None:
+        """Give the peer its place among those with credit, and its queues a look."""
+        if peer.credit > 0 and not self.draining:
+            for queue in peer.queues:
+                queue.free.setdefault(peer, None)
+                if queue.counts.jobs[JobState.READY] and not queue.paused:
+                    self.hot[queue] = None
+        elif peer.reserved and peer.unsettled == 0 and not self.draining:
+            for queue in peer.queues:
+                self.hot[queue] = None
+        else:
+            for queue in peer.queues:
+                queue.free.pop(peer, None)
+
+
+NEVER = 1 << 62
+"""A time that does not come."""

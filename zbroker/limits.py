@@ -1,0 +1,76 @@
+"""The broker's own limits: what it keeps in memory and does in one turn. Each has a unit, a default and a reason.
+
+What peers can run into has its home in ``zclient/protocol/limits.py``; settings that users change are in ``config.py``.
+"""
+
+TURN_MESSAGES = 400
+"""Messages received in one turn. More would make the commit of the first wait for the last."""
+
+TURN_BYTES = 32 * 1024 * 1024
+"""Bytes received in one turn: bounds a tick's memory when messages are large."""
+
+TURN_DELIVERIES = 4000
+"""Jobs handed out in one turn; a queue with more stays hot and goes on in the next."""
+
+DELIVERY_BYTES = 8 * 1024 * 1024
+"""Payload bytes after which one dispatch of a queue stops; it goes on in the next turn."""
+
+TURN_STEPS = 8
+"""Steps of slow work (listing, purge, replay, drop, sweeps) in one turn; a step handles at most `STEP_ROWS` rows."""
+
+STEP_ROWS = 64
+"""Rows in one step of slow work: about half a millisecond."""
+
+TURN_TIMERS = 2000
+"""Jobs whose time came that one turn makes ready."""
+
+TURN_RETURNS = 500
+"""Jobs that one turn takes from a lost worker: a return reads and writes several rows."""
+
+BLOCK_JOBS = 256
+"""Entries in one row of the `ready` and `timers` keyspaces: small enough to rewrite never, large enough to cost little."""
+
+WINDOW_JOBS = 8192
+"""Entries of one lane that wait in memory. The rest is on disk and read in blocks when the window runs out."""
+
+RESIDENT_JOBS = 200_000
+"""Entries of all lanes together that wait in memory: about 20 MB."""
+
+RESIDENT_LANES = 200_000
+"""Lanes known in memory. Beyond it a queue finds the others by walking over the disk, in turn."""
+
+FRESH_BYTES = 48 * 1024 * 1024
+"""Records kept in memory from their arrival to their first delivery; beyond it they are read back from disk."""
+
+LOAD_BLOCKS = 8
+"""Blocks read from disk at once when a lane's window is empty."""
+
+GHOSTS_PER_TURN = 4000
+"""Entries of a queue that count no more and are skipped in one turn, before other queues have theirs."""
+
+MAX_PEERS = 20_000
+"""Peers known at a time."""
+
+MAX_WORKS = 1000
+"""Listings and other slow work under way at a time; more are refused with `busy`."""
+
+MAX_ATTEMPT_LOG = 50
+"""Attempts whose errors a job keeps, the latest ones. The count of attempts goes on."""
+
+INLINE_RESULT_BYTES = 4096
+"""A larger result lies in a row of its own, not in the block of finished jobs."""
+
+MAX_ANSWERS = 1000
+"""Numbers that the broker keeps of one producer above its `low`; a peer that leaves more unanswered is refused."""
+
+LATE_TURN_MS = 500
+"""A turn later than this is the broker's own stall: deadlines move by the gap."""
+
+PRODUCER_KEPT_MS = 24 * 3600 * 1000
+"""How long the batch numbers of a producer outlive its last batch: longer than any resend (`RESEND_LIMIT_MS`)."""
+
+CLIENT_PROBE_MS = 5000
+"""How often a peer that takes no jobs is probed, so that the broker forgets those that left without a word."""
+
+CONGESTED_MS = 100
+"""How long a worker whose connection is full gets no delivery."""

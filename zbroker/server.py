@@ -1,0 +1,190 @@
+"""The loop: one ROUTER socket, one thread, one commit a turn. A reader learns the whole broker from `Server.serve`.
+
+It owns the socket and reads the clocks. It decides nothing about jobs.
+"""
+
+import errno
+import os
+import socket as sockets
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from zbroker import limits
+from zbroker.core.state import Notice
+from zbroker.engine import Engine, Outgoing
+from zbroker.storage.interface import Store
+from zclient.protocol import limits as wire
+
+COPY_BELOW_BYTES = wire.LARGE_BYTES
+"""Frames smaller than this are copied by libzmq; handing larger ones over costs less than their copy."""
+
+DISK_CHECK_MS = 1000
+"""How often free space is looked at."""
+
+
+class Server:
+    """A broker on its sockets. `serve` runs until `stop` was called and the drain is over."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        heartbeat_interval_ms: int = 2_000,
+        heartbeat_timeout_ms: int = 8_000,
+        disk_floor: int = 0,
+        drain_ms: int = 5_000,
+        on_notice: Callable[[Notice], None] = lambda notice: None,
+    ) -> None:
+        self._engine = engine
+        self._core = engine.core
+        self._store = store
+        self._disk_floor = disk_floor
+        self._drain_ms = drain_ms
+        self._on_notice = on_notice
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.HEARTBEAT_IVL, heartbeat_interval_ms)
+        self._socket.set(zmq.HEARTBEAT_TIMEOUT, heartbeat_timeout_ms)
+        self._socket.set(zmq.HEARTBEAT_TTL, heartbeat_timeout_ms)
+        self._socket.set(zmq.HANDSHAKE_IVL, 5_000)
+        self._socket.set(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
+        self._socket.set(zmq.LINGER, 500)
+        self._socket.set(zmq.BACKLOG, 1024)
+        self._wake_out, self._wake_in = sockets.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        self._stop_at: int | None = None  # monotonic ms: when a drain ends
+        self._stopping = False
+        self._next_disk_check = 0
+        self.dropped = 0
+
+    def bind(self, endpoint: str) -> str:
+        """Listen there; returns the endpoint with its port, where a wildcard was given."""
+        self._socket.bind(endpoint)
+        return self._socket.get_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def wake_fd(self) -> int:
+        """A file descriptor that ends the wait when a byte is written to it: for `signal.set_wakeup_fd`."""
+        return self._wake_in.fileno()
+
+    def stop(self) -> None:
+        """Drain and end; from any thread or signal handler."""
+        self._stopping = True
+        try:
+            self._wake_in.send(b"s")
+        except BlockingIOError:
+            return  # enough bytes wait there already: the loop will look
+
+    # ---- the loop
+
+    def serve(self) -> None:
+        """Receive, decide, commit, send; until stopped. Raises what the store raises: then the process must end."""
+        engine, core = self._engine, self._core
+        now = _monotonic_ms()
+        worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
+        while not self._is_over(now):
+            timeout = self._wait_ms(now)
+            self._poller.poll(timeout)
+            woken = _monotonic_ms()
+            late = max(worked, woken - now - timeout)
+            core.begin(_wall_ms(), woken)
+            if late > limits.LATE_TURN_MS:
+                core.stalled(late)
+            drained = self._receive()
+            self._look_around(woken)
+            self._send(engine.finish(drained=drained))
+            for notice in core.notices():
+                self._on_notice(notice)
+            now = _monotonic_ms()
+            worked = now - woken
+        core.say_closing("the broker stops")
+        core.begin(_wall_ms(), now)
+        self._send(engine.finish(drained=True))
+
+    def close(self) -> None:
+        """Close the sockets; what was sent has half a second to leave."""
+        self._socket.close()
+        self._context.term()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    # ---- its parts
+
+    def _wait_ms(self, now: int) -> int:
+        wait = min(self._core.wanted_in(), max(0, self._next_disk_check - now))
+        if self._stop_at is not None:
+            wait = min(wait, max(0, self._stop_at - now))
+        return wait
+
+    def _is_over(self, now: int) -> bool:
+        if not self._stopping:
+            return False
+        if self._stop_at is None:
+            self._stop_at = now + self._drain_ms
+            self._core.drain()
+        return self._core.leased == 0 or now >= self._stop_at
+
+    def _receive(self) -> bool:
+        """Take what has arrived, up to the turn's budget; whether that was all."""
+        receive, handle = self._socket.recv_multipart, self._engine.receive
+        budget = limits.TURN_BYTES
+        try:
+            for _ in range(limits.TURN_MESSAGES):
+                route, *frames = receive(zmq.NOBLOCK)
+                handle(route, frames)
+                budget -= sum(map(len, frames))
+                if budget <= 0:
+                    return False
+        except zmq.Again:
+            return True
+        return False
+
+    def _send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send without ever waiting for a peer. A delivery that cannot leave is taken back in the next tick."""
+        send, core = self._socket.send_multipart, self._core
+        for route, frames, fence in outgoing:
+            try:
+                send([route, *frames], zmq.DONTWAIT, copy=len(frames) == 1 and len(frames[0]) < COPY_BELOW_BYTES)
+            except zmq.ZMQError as error:
+                self.dropped += 1
+                if error.errno == zmq.EAGAIN:
+                    core.congested(route)
+                elif error.errno == errno.EHOSTUNREACH:
+                    core.unreachable(route)
+                else:
+                    raise
+                if fence:
+                    core.undelivered(fence)
+
+    def _look_around(self, now: int) -> None:
+        """What is no message: wake-ups, and how much room the disk has."""
+        try:
+            while self._wake_out.recv(4096):
+                continue
+        except BlockingIOError:
+            pass  # all read: that is how a non-blocking socket says so
+        if now >= self._next_disk_check:
+            self._next_disk_check = now + DISK_CHECK_MS
+            free = self._store.free_bytes()
+            self._core.set_disk_low(free is not None and free < self._disk_floor)
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def new_broker_id() -> bytes:
+    """A name for a new data directory."""
+    return os.urandom(16)

@@ -1,0 +1,7 @@
+"""``python -m zclient`` is the program `zclient`."""
+
+import sys
+
+from zclient.cli import main
+
+sys.exit(main())

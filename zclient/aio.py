@@ -1,0 +1,254 @@
+"""The asyncio client: the same methods as coroutines, over the same procedures, session and link. It starts no thread.
+
+It belongs to the event loop that its first call runs in, and its calls may run side by side there. A call that is
+cancelled withdraws what did not leave yet; what left may be stored or not. After the loop is closed, or in a forked
+child, the next call opens a new connection under a new incarnation.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from zclient import verbs
+from zclient.aioengine import AsyncEngine
+from zclient.batches import BATCH_JOBS, Chunks, Pipeline
+from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Headers, Moment, OpenTransport, batch_size, one_job
+from zclient.errors import ClosedError
+from zclient.handles import AsyncJobHandle, Jobs, JobStatus
+from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, for asyncio. ``async with`` closes it; otherwise await `close`."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        credentials: Any = None,
+        name: str | None = None,
+        timeout: Duration = 10,
+        transport: OpenTransport | None = None,
+    ) -> None:
+        self._config = Config(endpoints, credentials, name, timeout, transport)
+        self._engine: AsyncEngine | None = None
+        self._closed = False
+
+    # ---- sending
+
+    async def send(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        priority: int | None = None,
+        key: str | None = None,
+        delay: Duration | None = None,
+        at: Moment | None = None,
+        max_attempts: int | None = None,
+        headers: Headers | None = None,
+        id: str | None = None,
+        timeout: Duration | None = None,
+        **later: Any,
+    ) -> AsyncJobHandle:
+        """Send a job; returns when the broker has it on disk. Raises as `Client.send`."""
+        options = wire_options(
+            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
+        )
+        group = one_job(queue, payload, id, options)
+        timeout_ms = self._config.timeout(timeout)
+        await self._living().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
+        return AsyncJobHandle(self, group.ids[0].decode())
+
+    async def send_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any] | AsyncIterable[Any],
+        *,
+        priority: int | None = None,
+        key: str | None = None,
+        delay: Duration | None = None,
+        at: Moment | None = None,
+        max_attempts: int | None = None,
+        headers: Headers | None = None,
+        timeout: Duration | None = None,
+        batch: int = BATCH_JOBS,
+        progress: Callable[[int], Any] | None = None,
+        **later: Any,
+    ) -> Jobs[AsyncJobHandle]:
+        """Send a job for each payload, which may come from an async iterable; see `Client.send_many`."""
+        options = wire_options(
+            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
+        )
+        name, size = queue_name(queue), batch_size(batch)
+        timeout_ms, feed = self._config.timeout(timeout), _feeder(payloads)
+        ids = await self._living().run(
+            lambda session, now: Pipeline(session, name, options, timeout_ms, size).run(now), feed, progress
+        )
+        return Jobs(ids, self.job)
+
+    # ---- single jobs
+
+    def job(self, id: str) -> AsyncJobHandle:
+        """A handle of the job with this id; asks nothing."""
+        return AsyncJobHandle(self, id_bytes(id).decode())
+
+    async def get(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> JobStatus:
+        """What the broker knows of a job; `NotFound` if that is nothing."""
+        return await self._ask(verbs.show(id), timeout)
+
+    async def result(self, id: str | AsyncJobHandle, timeout: Duration | None = None) -> Any:
+        """Wait for a job's end and return what it returned; see `Client.result`."""
+        identifier, timeout_ms = id_bytes(id), self._config.patience(timeout)
+        return await self._living().run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
+
+    async def cancel(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> str:
+        """Cancel a job: ``cancelled``, or ``leased`` if it runs: its worker is told."""
+        return await self._ask(verbs.cancel(id), timeout)
+
+    # ---- listings
+
+    def jobs(
+        self,
+        queue: str | None = None,
+        *,
+        state: str | None = None,
+        limit: int | None = 100,
+        timeout: Duration | None = None,
+    ) -> AsyncIterator[JobStatus]:
+        """Jobs, fetched page by page: at most ``limit`` of them, None for all. ``timeout`` is for each page."""
+        return self._pages("list", queue, state, limit, timeout)
+
+    def dead(
+        self, queue: str | None = None, *, limit: int | None = 100, timeout: Duration | None = None
+    ) -> AsyncIterator[JobStatus]:
+        """Dead jobs, likewise."""
+        return self._pages("dead", queue, None, limit, timeout)
+
+    async def queues(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
+        """All queues, with what is in them."""
+        return await self._ask(verbs.queues(), timeout)
+
+    async def queue(self, name: str, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """One queue, with its policy."""
+        return await self._ask(verbs.queue(name), timeout)
+
+    async def workers(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
+        """The connected workers."""
+        return await self._ask(verbs.workers(), timeout)
+
+    async def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """The broker's counters."""
+        return await self._ask(verbs.stats(), timeout)
+
+    # ---- orders
+
+    async def replay(
+        self,
+        ids: str | AsyncJobHandle | Iterable[str | AsyncJobHandle] | None = None,
+        *,
+        queue: str | None = None,
+        rate: float | None = None,
+        timeout: Duration | None = None,
+    ) -> verbs.Bulk:
+        """Send dead jobs to their queue again: these, or all of a queue; see `Client.replay`."""
+        return verbs.total([await self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate)])
+
+    async def drop(
+        self,
+        ids: str | AsyncJobHandle | Iterable[str | AsyncJobHandle] | None = None,
+        *,
+        queue: str | None = None,
+        timeout: Duration | None = None,
+    ) -> verbs.Bulk:
+        """Remove dead jobs for good: these, or all of a queue. Answers as `replay`."""
+        return verbs.total([await self._ask(verb, timeout) for verb in verbs.bulk("drop", ids, queue, None)])
+
+    async def pause(self, queue: str, *, timeout: Duration | None = None) -> None:
+        """Stop deliveries from a queue; it goes on taking jobs."""
+        await self._ask(verbs.pause(queue, paused=True), timeout)
+
+    async def resume(self, queue: str, *, timeout: Duration | None = None) -> None:
+        """Deliver from it again."""
+        await self._ask(verbs.pause(queue, paused=False), timeout)
+
+    async def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
+        """Remove the waiting jobs of a queue; how many they were."""
+        return await self._ask(verbs.purge(queue), timeout)
+
+    # ---- its life
+
+    async def close(self) -> None:
+        """Say goodbye and disconnect. Other calls end with `ClosedError`. Blocks the loop for a moment at most."""
+        self._closed = True
+        if self._engine is not None and self._engine.is_ours:
+            self._engine.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _living(self) -> AsyncEngine:
+        if self._closed:
+            raise ClosedError()
+        engine = self._engine
+        loop = asyncio.get_running_loop()
+        if engine is not None and engine.is_ours and engine.loop is not loop:
+            if not engine.loop.is_closed():
+                raise ClosedError("this client belongs to another event loop, which still runs")
+            engine.close()
+            engine = None
+        if engine is None or not engine.is_ours:
+            engine = self._engine = AsyncEngine(self._config, loop)
+        return engine
+
+    async def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
+        timeout_ms = self._config.timeout(timeout)
+        return await self._living().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+
+    async def _pages(
+        self, name: str, queue: str | None, state: str | None, limit: int | None, timeout: Duration | None
+    ) -> AsyncIterator[JobStatus]:
+        cursor: Any = None
+        for most in verbs.page_sizes(limit):
+            page = await self._ask(verbs.page(name, queue, state, most, cursor), timeout)
+            for row in page.jobs:
+                yield row
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+
+def _feeder(payloads: Iterable[Any] | AsyncIterable[Any]) -> Callable[[verbs.Feed], Awaitable[list[bytes]]]:
+    """What brings the next encoded payloads of either kind of iterable."""
+    if isinstance(payloads, AsyncIterable):
+        iterator = aiter(payloads)
+
+        async def gather(feed: verbs.Feed) -> list[bytes]:
+            chunk: list[bytes] = []
+            size = 0
+            while len(chunk) < feed.jobs and size < feed.octets:
+                try:
+                    encoded = encode_payload(await anext(iterator))
+                except StopAsyncIteration:
+                    break
+                chunk.append(encoded)
+                size += len(encoded)
+            return chunk
+
+        return gather
+    chunks = Chunks(payloads)
+
+    async def cut(feed: verbs.Feed) -> list[bytes]:
+        # A long iterable lets the loop's other tasks run between its batches.
+        await asyncio.sleep(0)
+        return chunks.next(feed)
+
+    return cut

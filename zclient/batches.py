@@ -1,0 +1,166 @@
+"""Many jobs in a pipeline: batches of bounded size, a bounded number of them on their way, none kept afterwards.
+
+The procedure behind `send_many`, and the cutting of its payloads. It runs as those in `verbs` do.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from zclient.errors import OutcomeUnknown, Refused, ZError
+from zclient.handles import Jobs
+from zclient.jobs import IdRun, IdRuns, IdSource, encode_payload
+from zclient.protocol import limits
+from zclient.protocol.messages import Group
+from zclient.requests import Request
+from zclient.session import Session
+from zclient.verbs import Feed, Procedure, Report, Wait
+
+BATCH_JOBS = 500
+"""Jobs in one PUT: enough that its fixed cost vanishes, few enough that other peers' messages pass between."""
+
+BATCH_BYTES = 1024 * 1024
+"""Payload bytes after which a batch is closed."""
+
+WINDOW = 8
+"""Batches on their way at once: what keeps the broker busy while their answers travel."""
+
+
+class Chunks:
+    """Cuts an iterable into lists of encoded payloads. Runs the caller's code: not to be called under a lock."""
+
+    def __init__(self, payloads: Iterable[Any]) -> None:
+        self._payloads: Iterator[Any] = iter(payloads)
+
+    def next(self, feed: Feed) -> list[bytes]:
+        """The next payloads, at most ``feed.jobs``; the one that crosses ``feed.octets`` is the last."""
+        chunk: list[bytes] = []
+        size = 0
+        for payload in self._payloads:
+            encoded = encode_payload(payload)
+            chunk.append(encoded)
+            size += len(encoded)
+            if len(chunk) >= feed.jobs or size >= feed.octets:
+                break
+        return chunk
+
+
+class _Batch:
+    """One PUT of the pipeline: what it carries, until when it has time, and its request or when to make one again."""
+
+    __slots__ = ("again_ms", "group", "request", "run", "until_ms")
+
+    def __init__(self, run: IdRun, group: Group, until_ms: float) -> None:
+        self.run = run
+        self.group = group
+        self.until_ms = until_ms
+        self.again_ms = 0.0
+        self.request: Request | None = None
+
+
+class Pipeline:
+    """The batches of one `send_many`. ``run`` is its procedure; the ids of all jobs stand in ``ids`` afterwards."""
+
+    def __init__(self, session: Session, queue: str, options: dict[str, Any], timeout_ms: float, jobs: int) -> None:
+        self.ids = IdRuns()
+        self._session = session
+        self._queue = queue
+        self._options = options
+        self._timeout_ms = timeout_ms
+        self._jobs = jobs
+        self._source = IdSource()
+        self._batches: list[_Batch] = []
+        self._confirmed = IdRuns()
+        self._unknown = IdRuns()
+        self._failure: Exception | None = None
+
+    def run(self, now: float) -> Procedure[IdRuns]:
+        """Send until the payloads end or a batch fails; then wait for those on their way, and raise the first failure.
+
+        Batches may arrive in another order after a refusal that says when to try again.
+        """
+        fed, told = True, 0
+        try:
+            while fed or self._batches:
+                if fed and len(self._batches) < WINDOW:
+                    before = now
+                    try:
+                        now, payloads = yield self._feed()
+                    except Exception as error:
+                        self._failure = self._failure or error
+                        payloads = []
+                    # Waiting for the caller's next payload is not waiting for the broker.
+                    for batch in self._batches:
+                        batch.until_ms += now - before
+                    fed = bool(payloads)
+                    if payloads:
+                        self._add(payloads, now)
+                else:
+                    now = yield self._wait()
+                self._reap(now)
+                fed = fed and self._failure is None
+                if len(self._confirmed) > told:
+                    told = len(self._confirmed)
+                    now = yield Report(told)
+        finally:
+            for batch in self._batches:
+                if batch.request is not None:
+                    self._session.give_up(batch.request)
+        if self._failure is not None:
+            raise self._told(self._failure)
+        return self.ids
+
+    def _feed(self) -> Feed:
+        told = self._session.limits
+        jobs = min(self._jobs, told.get("batch_jobs", limits.MAX_BATCH_JOBS))
+        return Feed(jobs, min(BATCH_BYTES, told.get("batch_bytes", limits.MAX_BATCH_BYTES)))
+
+    def _add(self, payloads: list[bytes], now: float) -> None:
+        run = self._source.take(len(payloads))
+        self.ids.add(run)
+        batch = _Batch(run, Group(self._queue, self._options, run.ids(), payloads), now + self._timeout_ms)
+        batch.request = self._session.put([batch.group], now)
+        self._batches.append(batch)
+
+    def _wait(self) -> Wait:
+        requests = [batch.request for batch in self._batches if batch.request is not None]
+        times = (batch.until_ms if batch.request is not None else batch.again_ms for batch in self._batches)
+        return Wait(requests, min(times))
+
+    def _reap(self, now: float) -> None:
+        """Take out the batches that ended, give up those whose time is over, send again those that may."""
+        left = []
+        for batch in self._batches:
+            request = batch.request
+            if request is None:
+                if now >= batch.again_ms:
+                    batch.request = self._session.put([batch.group], now)
+            elif not request.done and now >= batch.until_ms:
+                self._session.give_up(request)
+            if request is None or not request.done or self._again(batch, request.error, now):
+                left.append(batch)
+            elif request.error is None:
+                self._confirmed.add(batch.run)
+            else:
+                self._failure = self._failure or request.error.with_traceback(None)
+                if isinstance(request.error, OutcomeUnknown):
+                    self._unknown.add(batch.run)
+        self._batches = left
+
+    def _again(self, batch: _Batch, error: ZError | None, now: float) -> bool:
+        """Whether a refused batch is worth another try; it then waits for its time."""
+        pause = error.retry_after if isinstance(error, Refused) else None
+        if pause is None or self._failure is not None or now + pause * 1000 >= batch.until_ms:
+            return False
+        batch.request = None
+        batch.again_ms = now + pause * 1000
+        return True
+
+    def _told(self, failure: Exception) -> Exception:
+        """The failure, with what became of the jobs."""
+        if isinstance(failure, ZError):
+            failure.confirmed = Jobs(self._confirmed, str)
+            failure.unknown = Jobs(self._unknown, str)
+        failure.add_note(
+            f"{len(self._confirmed)} jobs are confirmed, {len(self._unknown)} unknown, none else is stored"
+        )
+        return failure

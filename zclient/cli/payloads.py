@@ -1,0 +1,52 @@
+"""What a job is made of on the command line: its options, and the JSON, file or stdin that is its payload."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TypedDict
+
+from zclient.cli.common import usage
+from zclient.config import Headers
+from zclient.jobs import encode_payload
+
+
+class JobOptions(TypedDict):
+    """What the options of `zclient send` say of a job; None where they say nothing."""
+
+    priority: int | None
+    delay: float | None  # seconds
+    at: float | None  # Unix seconds
+    max_attempts: int | None
+    key: str | None
+    headers: Headers | None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError if it is none, or has a value that no payload can carry (an int of 65 bits).
+
+    NaN and Infinity are refused: they are not JSON, although Python's parser takes them.
+    """
+    try:
+        value = json.loads(text, parse_constant=_not_a_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    encode_payload(value)
+    return value
+
+
+def _not_a_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def read_payload(text: str | None, file: Path | None, stdin: bool) -> Any:
+    """The payload of one job: bytes from ``file`` or stdin, else the value of the JSON ``text``, else None."""
+    if file is not None:
+        return file.read_bytes()
+    if stdin:
+        return sys.stdin.buffer.read()
+    if text is None:
+        return None
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise usage(f"PAYLOAD is no JSON that a job can carry: {error}; a text needs its quotes: '\"hello\"'") from None

@@ -1,0 +1,51 @@
+"""`zclient worker list` and `zclient stats`: who is connected, and the broker's counters."""
+
+import click
+
+from zclient.cli import output
+from zclient.cli.common import VerbGroup, client_options, connect, settings
+
+
+@click.group("worker", cls=VerbGroup)
+@client_options
+def worker() -> None:
+    """Look at the workers that are connected."""
+
+
+@worker.command("list")
+@client_options
+def list_workers() -> None:
+    """List the connected workers, what they serve and how busy they are."""
+    with connect() as client:
+        workers = client.workers()
+    if settings().json:
+        output.print_json(workers)
+    elif not workers:
+        output.print_note("no worker is connected; `zworker run MODULE` starts one")
+    else:
+        output.print_table(
+            ("id", "name", "capacity", "leased", "connected for", "queues"),
+            [
+                (
+                    one["id"],
+                    one["name"],
+                    one["capacity"],
+                    one["leased"],
+                    output.span(one["connected_for_ms"] / 1000),
+                    " ".join(one["queues"]),
+                )
+                for one in workers
+            ],
+        )
+
+
+@click.command("stats")
+@client_options
+def stats() -> None:
+    """Print the broker's counters."""
+    with connect() as client:
+        counters = client.stats()
+    if settings().json:
+        output.print_json(counters)
+    else:
+        output.print_fields(counters)

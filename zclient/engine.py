@@ -1,0 +1,178 @@
+"""How a blocking client waits: no thread of its own, whichever caller waits does the work for all.
+
+One *leader* at a time waits on the link, without the lock. The others wait for their own requests, and one of them
+leads when the leader has what it came for. A caller that comes while another waits takes a turn itself, so that what it
+sends leaves at once. An `Engine` belongs to one process: a forked child needs its own.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from zclient.config import Config
+from zclient.errors import ClosedError
+from zclient.link import Transport
+from zclient.requests import Request
+from zclient.session import Session
+from zclient.verbs import End, Feed, Procedure, Report, Step, Wait, advance
+
+T = TypeVar("T")
+Begin = Callable[[Session, float], Procedure[T]]
+
+_LONGEST_WAIT_S = 3600.0
+"""A condition is waited for at most this long at once; then the time is looked at again."""
+
+
+class _Waiter:
+    """A caller that waits for one of its requests: on the link if it leads, else on a condition."""
+
+    __slots__ = ("condition", "fired", "transport")
+
+    def __init__(self) -> None:
+        self.condition: threading.Condition | None = None
+        self.transport: Transport | None = None
+        self.fired = False
+
+    def fire(self, request: Request) -> None:
+        """One of its requests ended. Called with the lock held, by whoever received the answer."""
+        self.fired = True
+        if self.transport is not None:
+            self.transport.wake()
+        else:
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Let it look again, if it waits on its condition."""
+        if self.condition is not None:
+            self.condition.notify()
+
+
+class Engine:
+    """Runs procedures for any number of threads over one session and one link, which it opens at the first call."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._opened: tuple[Session, Transport] | None = None
+        self._leading = False
+        self._followers: dict[_Waiter, None] = {}
+        self._closed = False
+
+    def run(
+        self,
+        begin: Begin[T],
+        feed: Callable[[Feed], list[bytes]] | None = None,
+        report: Callable[[int], Any] | None = None,
+    ) -> T:
+        """Run a procedure to its end. ``feed`` and ``report`` are the caller's, and run without the lock."""
+        with self._lock:
+            session, transport = self._open()
+            procedure = begin(session, transport.now())
+            try:
+                step: Step | End[T] = advance(procedure)
+                while not isinstance(step, End):
+                    if isinstance(step, Wait):
+                        self._wait(transport, step)
+                        step = advance(procedure, transport.now())
+                    else:
+                        self._turn(transport)
+                        failure, payloads = self._outside(step, feed, report)
+                        self._turn(transport)
+                        now = transport.now()
+                        step = advance(procedure, (now, payloads) if isinstance(step, Feed) else now, failure)
+                return step.value
+            finally:
+                procedure.close()
+
+    def close(self) -> None:
+        """End every call with `ClosedError`, say goodbye, and close the link. Waits a moment at most."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._opened is None:
+                return
+            session, transport = self._opened
+            session.fail_all(ClosedError())
+            for follower in self._followers:
+                follower.rouse()
+            transport.wake()
+            while self._leading:
+                self._idle.wait(_LONGEST_WAIT_S)
+            session.goodbye()
+            transport.close()
+
+    def _open(self) -> tuple[Session, Transport]:
+        if self._closed:
+            raise ClosedError()
+        if self._opened is None:
+            self._opened = self._config.open()
+        return self._opened
+
+    def _outside(
+        self,
+        step: Feed | Report,
+        feed: Callable[[Feed], list[bytes]] | None,
+        report: Callable[[int], Any] | None,
+    ) -> tuple[Exception | None, list[bytes]]:
+        """Run the caller's code, without the lock; its error, or the payloads it brought."""
+        self._lock.release()
+        try:
+            if isinstance(step, Report):
+                if report is not None:
+                    report(step.confirmed)
+            elif feed is not None:
+                return None, feed(step)
+            return None, []
+        except Exception as error:
+            return error, []
+        finally:
+            self._lock.acquire()
+
+    def _turn(self, transport: Transport) -> None:
+        if self._closed:
+            raise ClosedError()
+        transport.turn()
+
+    def _wait(self, transport: Transport, step: Wait) -> None:
+        """Return when one of the requests is done or the time is over; leads, or lets another lead, until then."""
+        self._turn(transport)
+        waiter = _Waiter()
+        for request in step.requests:
+            request.on_done(waiter.fire)
+        try:
+            while not waiter.fired and (left_ms := step.until_ms - transport.now()) > 0:
+                if self._closed:
+                    raise ClosedError()
+                if self._leading:
+                    self._follow(waiter, left_ms)
+                else:
+                    self._lead(transport, waiter, left_ms)
+                    self._turn(transport)
+        finally:
+            for request in step.requests:
+                request.forget(waiter.fire)
+            if not self._leading and self._followers:
+                next(iter(self._followers)).rouse()
+
+    def _lead(self, transport: Transport, waiter: _Waiter, left_ms: float) -> None:
+        self._leading = True
+        waiter.transport = transport
+        self._lock.release()
+        try:
+            transport.wait(left_ms)
+        finally:
+            self._lock.acquire()
+            waiter.transport = None
+            self._leading = False
+            self._idle.notify_all()
+
+    def _follow(self, waiter: _Waiter, left_ms: float) -> None:
+        condition = waiter.condition = threading.Condition(self._lock)
+        self._followers[waiter] = None
+        try:
+            condition.wait(min(left_ms / 1000, _LONGEST_WAIT_S))
+        finally:
+            del self._followers[waiter]
+            waiter.condition = None

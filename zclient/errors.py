@@ -1,0 +1,209 @@
+"""Every error that users of the packages meet: one base class, and each knows the exit code of its kind.
+
+The codes on the wire (``docs/protocol.md``) map to these classes here and nowhere else. It never does I/O.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ZError(Exception):
+    """Base of all errors of zclient, zworker and zbroker. ``exit_code`` is what a command line ends with."""
+
+    exit_code = 1
+    code = "error"
+    confirmed: Sequence[str] = ()
+    """After a `send_many` that failed: the ids of the jobs that the broker confirmed."""
+    unknown: Sequence[str] = ()
+    """After a `send_many` that failed: the ids of the jobs that left and were not answered. No other is stored."""
+
+    def __init__(self, text: str = "", **details: Any) -> None:
+        super().__init__(text or self.__class__.__doc__)
+        self.details = details
+
+
+class InvalidArgument(ZError, ValueError):
+    """A name, option or value that cannot be; nothing was sent or nothing was done."""
+
+    exit_code = 2
+    code = "invalid"
+
+
+class BrokerUnreachable(ZError, ConnectionError):
+    """The broker was not reached in time; nothing was sent."""
+
+    exit_code = 3
+    code = "unreachable"
+
+
+class OutcomeUnknown(ZError):
+    """Sent, and not answered in time: stored, or not. ``ids`` names the jobs; sending these ids again is safe."""
+
+    exit_code = 3
+    code = "outcome_unknown"
+
+    def __init__(self, text: str = "", *, ids: tuple[str, ...] = (), **details: Any) -> None:
+        super().__init__(text, **details)
+        self.ids = ids
+
+    @property
+    def id(self) -> str | None:
+        """The job's id, where it was one job."""
+        return self.ids[0] if self.ids else None
+
+
+class AnswerTimeout(ZError, TimeoutError):
+    """A question or an order was not answered in time."""
+
+    exit_code = 3
+    code = "timeout"
+
+
+class Refused(ZError):
+    """The broker refused, and kept nothing of it. ``retry_after`` is in seconds, where waiting may help."""
+
+    exit_code = 4
+    code = "refused"
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which another try makes sense, or None."""
+        after = self.details.get("retry_after_ms")
+        return None if after is None else float(after) / 1000
+
+
+class PayloadTooLarge(Refused):
+    """A payload, its headers or a result is larger than the broker takes."""
+
+    code = "too_large"
+
+
+class BatchTooLarge(Refused):
+    """More jobs or bytes in one batch than the broker takes."""
+
+    code = "batch_too_large"
+
+
+class QueueFull(Refused):
+    """The queue holds as many jobs or bytes as it may."""
+
+    code = "queue_full"
+
+
+class DiskFull(Refused):
+    """The broker's disk is below its floor of free space: it takes no new jobs, and still takes settlements."""
+
+    code = "disk_full"
+
+
+class DuplicateId(Refused):
+    """Another job with this id exists, and it differs."""
+
+    code = "duplicate_id"
+
+
+class QueueClosed(Refused):
+    """The queue, or the whole broker, takes no new jobs: it is being drained or stopped."""
+
+    code = "closed"
+
+
+class TooManyPeers(Refused):
+    """The broker serves as many peers as it may."""
+
+    code = "too_many_peers"
+
+
+class UnsupportedVersion(Refused):
+    """The broker speaks another version of the protocol."""
+
+    code = "unsupported_version"
+
+
+class WrongBroker(Refused):
+    """Another broker answered than the one this client belongs to: several endpoints are addresses of one broker."""
+
+    code = "wrong_broker"
+
+
+class ProtocolFault(Refused):
+    """The broker could not read what was sent: a mismatch of versions, or a bug in this library."""
+
+    code = "malformed"
+
+
+class NotFound(ZError, LookupError):
+    """There is no such job, queue or worker."""
+
+    exit_code = 5
+    code = "not_found"
+
+
+class JobFailed(ZError):
+    """The job is dead. ``reason`` says why (``attempts``, ``rejected``, ...), ``error`` is the last attempt's."""
+
+    code = "job_failed"
+
+    def __init__(
+        self, text: str = "", *, reason: str = "", error: dict[str, Any] | None = None, **details: Any
+    ) -> None:
+        super().__init__(text, **details)
+        self.reason = reason
+        self.error = error or {}
+
+
+class JobCancelled(ZError):
+    """The job was cancelled before it was done."""
+
+    code = "job_cancelled"
+
+
+class ResultExpired(ZError):
+    """The job is done, or never was: its result is no longer kept."""
+
+    exit_code = 5
+    code = "result_expired"
+
+
+class ResultTimeout(ZError, TimeoutError):
+    """The job did not end in time; it goes on."""
+
+    exit_code = 1
+    code = "result_timeout"
+
+
+class LeaseLost(ZError):
+    """The job is no longer this worker's: another may run it, so this run's outcome does not count."""
+
+    code = "lease_lost"
+
+
+class ClosedError(ZError):
+    """The client, worker or consumer was closed, or belongs to another process."""
+
+    code = "client_closed"
+
+
+_BY_CODE: dict[str, type[ZError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        OutcomeUnknown,
+        PayloadTooLarge,
+        BatchTooLarge,
+        QueueFull,
+        DiskFull,
+        DuplicateId,
+        QueueClosed,
+        TooManyPeers,
+        UnsupportedVersion,
+        ProtocolFault,
+        NotFound,
+        LeaseLost,
+    )
+}
+
+
+def error_from_wire(code: str, text: str, details: dict[str, Any]) -> ZError:
+    """The error that a FAILURE message stands for; an unknown code is a plain `Refused`."""
+    return _BY_CODE.get(code, Refused)(text, **{str(name): value for name, value in details.items() if name != "ids"})

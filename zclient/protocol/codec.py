@@ -1,0 +1,377 @@
+"""Frames to messages and back. It checks shapes, so that what it returns can be used without another look.
+
+A message is one msgpack array ``[command, field, ...]``; payloads and results of `LARGE_BYTES` and more stand behind it
+as frames of their own, and the array holds their frame number instead. The first byte of a message tells the native
+protocol from the others on the same port: a msgpack array begins with 0x90..0x9f.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from zclient.protocol import limits
+from zclient.protocol import messages as m
+
+_COMMANDS: dict[type, int] = {
+    m.Hello: 1,
+    m.Goodbye: 2,
+    m.Put: 3,
+    m.Settle: 4,
+    m.Renew: 5,
+    m.Capacity: 6,
+    m.Extend: 7,
+    m.Watch: 8,
+    m.Unwatch: 9,
+    m.Ask: 10,
+    m.Order: 11,
+    m.Welcome: 64,
+    m.Who: 65,
+    m.Ok: 66,
+    m.Answer: 67,
+    m.Failure: 68,
+    m.Deliver: 69,
+    m.Finished: 70,
+    m.Ping: 71,
+    m.Lost: 72,
+    m.Cancel: 73,
+    m.Closing: 74,
+}
+
+
+class MalformedMessage(Exception):
+    """The peer's fault: what came is no message of this protocol. ``number`` is its number where one could be read."""
+
+    def __init__(self, reason: str, number: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.number = number
+
+
+def is_native(first_frame: bytes) -> bool:
+    """Whether a message that begins with this frame speaks the native protocol."""
+    return bool(first_frame) and 0x90 <= first_frame[0] <= 0x9F
+
+
+# ---- encoding
+
+
+def encode(message: m.Message) -> list[bytes]:
+    """The frames of a message, body first."""
+    kind = type(message)
+    command = _COMMANDS[kind]
+    encoder = _ENCODERS.get(kind)
+    if encoder is None:
+        return [msgpack.packb((command, *message))]
+    frames: list[bytes] = [b""]
+    frames[0] = msgpack.packb((command, *encoder(message, frames)))
+    return frames
+
+
+def _spill(blobs: Sequence[Any], frames: list[bytes]) -> Sequence[Any]:
+    """``blobs`` with the large ones moved to ``frames`` and their frame numbers in their places."""
+    if not any(blob.__class__ is bytes and len(blob) >= limits.LARGE_BYTES for blob in blobs):
+        return blobs
+    spilled: list[Any] = []
+    for blob in blobs:
+        if blob.__class__ is bytes and len(blob) >= limits.LARGE_BYTES:
+            spilled.append(len(frames))
+            frames.append(blob)
+        else:
+            spilled.append(blob)
+    return spilled
+
+
+def _encode_put(put: Any, frames: list[bytes]) -> Sequence[Any]:
+    groups = [(queue, options, ids, _spill(payloads, frames)) for queue, options, ids, payloads in put.groups]
+    return put.number, put.low, groups
+
+
+def _encode_settle(settle: Any, frames: list[bytes]) -> Sequence[Any]:
+    settlements = [
+        (fence, int(outcome), ids, values and _spill(values, frames))
+        for fence, outcome, ids, values in settle.settlements
+    ]
+    return settle.number, settlements
+
+
+def _encode_deliver(deliver: Any, frames: list[bytes]) -> Sequence[Any]:
+    large = {}
+    for position, payload in deliver.large.items():
+        large[position] = len(frames)
+        frames.append(payload)
+    return (*deliver[:6], large)
+
+
+def _encode_finished(finished: Any, frames: list[bytes]) -> Sequence[Any]:
+    results = _spill([end[2] for end in finished.ends], frames)
+    return ([(end[0], end[1], result, end[3]) for end, result in zip(finished.ends, results, strict=True)],)
+
+
+_ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
+    m.Put: _encode_put,
+    m.Settle: _encode_settle,
+    m.Deliver: _encode_deliver,
+    m.Finished: _encode_finished,
+}
+
+
+# ---- decoding
+
+
+def decode(frames: Sequence[bytes]) -> m.Message:
+    """The message in these frames; `MalformedMessage` for whatever is not one."""
+    number: int | None = None
+    try:
+        fields = msgpack.unpackb(frames[0], strict_map_key=False)
+        command = fields[0]
+        if len(fields) > 1 and type(fields[1]) is int:
+            number = fields[1]
+        decoder = _DECODERS.get(command)
+        if decoder is None:
+            raise MalformedMessage(f"no such command: {command!r:.40}")
+        return decoder(fields, frames)
+    except MalformedMessage as fault:
+        fault.number = number
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, msgpack.exceptions.UnpackException) as error:
+        raise MalformedMessage(f"not a message: {type(error).__name__}: {error}"[:200], number) from None
+
+
+def _need(condition: bool, reason: str) -> None:
+    if not condition:
+        raise MalformedMessage(reason)
+
+
+def _typed(value: Any, kind: type, what: str) -> Any:
+    if type(value) is not kind:
+        raise MalformedMessage(f"{what} is a {kind.__name__}, not a {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, what: str) -> int:
+    """A non-negative integer below 2**53, the range that every language's numbers hold."""
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise MalformedMessage(f"{what} is an integer from 0 to 2**53 - 1, not {value!r:.40}")
+    return value
+
+
+def _list_of(value: Any, kind: type, what: str, most: int) -> list[Any]:
+    if type(value) is not list or (value and set(map(type, value)) != {kind}):
+        raise MalformedMessage(f"{what} is a list of {kind.__name__}")
+    if len(value) > most:
+        raise MalformedMessage(f"{what} has at most {most} items, not {len(value)}")
+    return value
+
+
+def _ids(value: Any, most: int = limits.MAX_CAPACITY) -> list[bytes]:
+    ids = _list_of(value, bytes, "ids", most)
+    if ids:
+        lengths = set(map(len, ids))
+        if min(lengths) < 1 or max(lengths) > limits.MAX_ID_BYTES:
+            raise MalformedMessage(f"an id has 1 to {limits.MAX_ID_BYTES} bytes")
+    return ids
+
+
+def _blobs(value: Any, frames: Sequence[bytes], *, optional: bool) -> list[Any]:
+    """A list of byte strings, with frame numbers replaced by their frames."""
+    kinds = set(map(type, _typed(value, list, "a list of payloads")))
+    if kinds <= {bytes}:
+        return value  # type: ignore[no-any-return]
+    allowed = {bytes, int, type(None)} if optional else {bytes, int}
+    _need(kinds <= allowed, "a payload is bytes or a frame number")
+    if int in kinds:
+        for position, blob in enumerate(value):
+            if type(blob) is int:
+                _need(0 < blob < len(frames), f"no frame {blob}")
+                value[position] = frames[blob]
+    return value  # type: ignore[no-any-return]
+
+
+def _group(fields: Any, frames: Sequence[bytes]) -> m.Group:
+    queue, options, ids, payloads = fields
+    group = m.Group(
+        _typed(queue, str, "queue"),
+        _typed(options, dict, "options"),
+        _ids(ids),
+        _blobs(payloads, frames, optional=False),
+    )
+    _need(0 < len(group.ids) == len(group.payloads), "a group has at least one job, and one payload an id")
+    return group
+
+
+def _decode_put(fields: Any, frames: Sequence[bytes]) -> m.Put:
+    _, number, low, groups = fields
+    _need(type(groups) is list and len(groups) > 0, "a PUT has at least one group")
+    return m.Put(_number(number, "number"), _number(low, "low"), [_group(group, frames) for group in groups])
+
+
+def _settlement(fields: Any, frames: Sequence[bytes]) -> m.Settlement:
+    fence, outcome, ids, values = fields
+    _number(fence, "fence")
+    _need(type(outcome) is int and m.Outcome.ACK <= outcome <= m.Outcome.SNOOZE, "no such outcome")
+    _need(len(_ids(ids)) > 0, "a settlement names at least one job")
+    if values is not None:
+        _need(type(values) is list and len(values) == len(ids), "a settlement has one value an id, or none at all")
+        if outcome == m.Outcome.ACK:
+            _blobs(values, frames, optional=True)
+        elif outcome == m.Outcome.SNOOZE:
+            for value in values:
+                _number(value, "a snooze")
+        elif outcome != m.Outcome.RELEASE:
+            _list_of(values, dict, "errors", limits.MAX_CAPACITY)
+    _need(values is not None or outcome != m.Outcome.SNOOZE, "a snooze says how long")
+    return m.Settlement(fence, outcome, ids, values)
+
+
+def _decode_settle(fields: Any, frames: Sequence[bytes]) -> m.Settle:
+    _, number, settlements = fields
+    _typed(settlements, list, "settlements")
+    return m.Settle(_number(number, "number"), [_settlement(settlement, frames) for settlement in settlements])
+
+
+def _held(fields: Any) -> m.Held:
+    fence, started, waiting = fields
+    return m.Held(_number(fence, "fence"), _ids(started), _ids(waiting))
+
+
+def _decode_hello(fields: Any, frames: Sequence[bytes]) -> m.Hello:
+    _, version, incarnation, name, capacity, queues, held, resend_below, info = fields
+    _need(
+        type(incarnation) is bytes and len(incarnation) == limits.INCARNATION_BYTES,
+        f"an incarnation is {limits.INCARNATION_BYTES} bytes",
+    )
+    _need(len(_typed(name, str, "name")) <= limits.MAX_NAME_CHARS, "the name is too long")
+    _need(_number(capacity, "capacity") <= limits.MAX_CAPACITY, f"capacity is at most {limits.MAX_CAPACITY}")
+    _list_of(queues, str, "queues", limits.MAX_QUEUES_PER_PEER)
+    _need(len(msgpack.packb(_typed(info, dict, "info"))) <= limits.MAX_HEADERS_BYTES, "info is too long")
+    return m.Hello(
+        _number(version, "version"),
+        incarnation,
+        name,
+        capacity,
+        queues,
+        [_held(item) for item in _typed(held, list, "held")],
+        _number(resend_below, "resend_below"),
+        info,
+    )
+
+
+def _decode_renew(fields: Any, frames: Sequence[bytes]) -> m.Renew:
+    return m.Renew([_number(fence, "fence") for fence in _list_of(fields[1], int, "fences", limits.MAX_CAPACITY)])
+
+
+def _decode_capacity(fields: Any, frames: Sequence[bytes]) -> m.Capacity:
+    _need(_number(fields[1], "capacity") <= limits.MAX_CAPACITY, f"capacity is at most {limits.MAX_CAPACITY}")
+    return m.Capacity(fields[1])
+
+
+def _decode_extend(fields: Any, frames: Sequence[bytes]) -> m.Extend:
+    _, number, fence, identifier, duration_ms = fields
+    return m.Extend(
+        _number(number, "number"),
+        _number(fence, "fence"),
+        _ids([identifier])[0],
+        _number(duration_ms, "duration"),
+    )
+
+
+def _decode_ask(fields: Any, frames: Sequence[bytes]) -> m.Ask:
+    _, number, verb, arguments = fields
+    return m.Ask(_number(number, "number"), _typed(verb, str, "verb"), _typed(arguments, dict, "arguments"))
+
+
+def _decode_order(fields: Any, frames: Sequence[bytes]) -> m.Order:
+    _, number, low, verb, arguments = fields
+    return m.Order(
+        _number(number, "number"),
+        _number(low, "low"),
+        _typed(verb, str, "verb"),
+        _typed(arguments, dict, "arguments"),
+    )
+
+
+def _leases(value: Any) -> list[tuple[int, list[bytes]]]:
+    return [(_number(fence, "fence"), _ids(ids)) for fence, ids in _typed(value, list, "leases")]
+
+
+def _decode_welcome(fields: Any, frames: Sequence[bytes]) -> m.Welcome:
+    _, version, broker, epoch, told, lost = fields
+    return m.Welcome(
+        _number(version, "version"),
+        _typed(broker, bytes, "broker"),
+        _number(epoch, "epoch"),
+        _typed(told, dict, "limits"),
+        _leases(lost),
+    )
+
+
+def _decode_failure(fields: Any, frames: Sequence[bytes]) -> m.Failure:
+    _, number, code, text, details = fields
+    return m.Failure(
+        _number(number, "number"),
+        _typed(code, str, "code"),
+        _typed(text, str, "text"),
+        _typed(details, dict, "details"),
+    )
+
+
+def _decode_deliver(fields: Any, frames: Sequence[bytes]) -> m.Deliver:
+    _, queue, fence, lease_ms, ids, attempts, records, large = fields
+    _list_of(records, bytes, "records", limits.MAX_CAPACITY)
+    _list_of(attempts, int, "attempts", limits.MAX_CAPACITY)
+    _need(len(_ids(ids)) == len(attempts) == len(records), "a delivery has one record and one attempt an id")
+    payloads = {}
+    for position, frame in _typed(large, dict, "large").items():
+        _need(type(frame) is int and 0 < frame < len(frames), f"no frame {frame!r}")
+        payloads[_number(position, "position")] = frames[frame]
+    return m.Deliver(
+        _typed(queue, str, "queue"),
+        _number(fence, "fence"),
+        _number(lease_ms, "lease"),
+        ids,
+        attempts,
+        records,
+        payloads,
+    )
+
+
+def _decode_finished(fields: Any, frames: Sequence[bytes]) -> m.Finished:
+    ends = _typed(fields[1], list, "ends")
+    results = _blobs([end[2] for end in ends], frames, optional=True)
+    return m.Finished(
+        [
+            (_ids([end[0]])[0], _typed(end[1], str, "state"), result, end[3])
+            for end, result in zip(ends, results, strict=True)
+        ]
+    )
+
+
+def _decode_lost(fields: Any, frames: Sequence[bytes]) -> m.Lost:
+    return m.Lost(_leases(fields[1]), _typed(fields[2], str, "reason"))
+
+
+_DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
+    1: _decode_hello,
+    2: lambda fields, frames: m.Goodbye(),
+    3: _decode_put,
+    4: _decode_settle,
+    5: _decode_renew,
+    6: _decode_capacity,
+    7: _decode_extend,
+    8: lambda fields, frames: m.Watch(_ids(fields[1], limits.MAX_BATCH_JOBS)),
+    9: lambda fields, frames: m.Unwatch(_ids(fields[1], limits.MAX_BATCH_JOBS)),
+    10: _decode_ask,
+    11: _decode_order,
+    64: _decode_welcome,
+    65: lambda fields, frames: m.Who(),
+    66: lambda fields, frames: m.Ok(_list_of(fields[1], int, "numbers", 1 << 20)),
+    67: lambda fields, frames: m.Answer(_number(fields[1], "number"), fields[2]),
+    68: _decode_failure,
+    69: _decode_deliver,
+    70: _decode_finished,
+    71: lambda fields, frames: m.Ping(),
+    72: _decode_lost,
+    73: lambda fields, frames: m.Cancel(_number(fields[1], "fence"), _ids(fields[2])),
+    74: lambda fields, frames: m.Closing(_typed(fields[1], str, "reason")),
+}

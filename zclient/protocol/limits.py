@@ -1,0 +1,107 @@
+"""The limits of the wire: each with its unit, its default and its reason; their only home.
+
+A peer that crosses one gets a typed refusal, or silence and a count if it did not speak the protocol at all.
+The broker may be set to lower ones; it tells its peers so in WELCOME. The broker's own memory limits live in
+``zbroker/limits.py``, since no peer ever sees them.
+"""
+
+import re
+
+PROTOCOL_VERSION = 1
+"""Number in HELLO and WELCOME. Raised when a peer of the older number could misunderstand a message."""
+
+LARGE_BYTES = 64 * 1024
+"""A payload or result of this many bytes or more travels as a frame of its own, so that no codec copies it."""
+
+MAX_PAYLOAD_BYTES = 1024 * 1024
+"""Default for one job's encoded payload. A queue is not a file store; a path or an object key belongs in the job."""
+
+MAX_RESULT_BYTES = 1024 * 1024
+"""Default for one job's encoded result."""
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""What libzmq accepts in one frame (ZMQ_MAXMSGSIZE). A larger one cuts its sender's connection."""
+
+MAX_FRAMES = 2048
+"""Frames in one message: the body, and at most one for each job of the largest batch, with room."""
+
+MAX_BATCH_JOBS = 1000
+"""Jobs in one PUT, ids in one order: what a turn can carry without holding up the others."""
+
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+"""Payload bytes in one PUT."""
+
+MAX_ID_BYTES = 64
+"""A job id, as UTF-8. Ids made by the client take 32."""
+
+MAX_NAME_CHARS = 128
+"""A queue's or a peer's name."""
+
+MAX_KEY_BYTES = 256
+"""A job's key, as UTF-8."""
+
+MAX_HEADERS_BYTES = 8 * 1024
+"""A job's headers, encoded. They are kept beside every job and read by people: context, not data."""
+
+MAX_QUEUES_PER_PEER = 1000
+"""Queues that one worker may serve."""
+
+MAX_CAPACITY = 100_000
+"""Jobs that one worker may hold at once."""
+
+MAX_WATCHED_PER_PEER = 100_000
+"""Jobs whose end one peer may wait for at a time."""
+
+MAX_ERROR_CHARS = 2_000
+"""The text of an error that a worker reports; longer ones are cut by the worker, and again by the broker."""
+
+MAX_TRACEBACK_CHARS = 8_000
+"""The traceback of such an error; its end is kept, since that is where the cause stands."""
+
+MAX_PAGE = 1000
+"""Rows in one answer to a listing."""
+
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+"""Higher is served first."""
+
+MAX_ATTEMPTS = 10_000
+"""Runs a job may be given."""
+
+MAX_DELAY_MS = 10 * 366 * 24 * 3600 * 1000
+"""Ten years: beyond it a delay is a mistake of units."""
+
+RESEND_LIMIT_MS = 3600 * 1000
+"""A peer resends no batch older than this: the broker keeps its numbers for a day, so a resend is always recognised."""
+
+PROBE_INTERVAL_MS = 1000
+"""How often the broker sends PING to a worker. A worker that hears nothing for three of them says HELLO again."""
+
+INCARNATION_BYTES = 16
+"""Random bytes that name one run of a process."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@-]*")
+_RESERVED = ("mmi.", "titanic.")
+
+
+def queue_name_fault(name: str) -> str | None:
+    """Why ``name`` cannot be a queue's name, or None if it can."""
+    if not name or len(name) > MAX_NAME_CHARS:
+        return f"a queue name has 1 to {MAX_NAME_CHARS} characters, not {len(name)}"
+    if not _NAME.fullmatch(name):
+        return (
+            f"a queue name consists of letters, digits and _ . : / @ -, and starts with a letter, digit or _: {name!r}"
+        )
+    if name.startswith(_RESERVED):
+        return f"queue names that start with {' or '.join(_RESERVED)} belong to the broker: {name!r}"
+    return None
+
+
+def id_fault(identifier: bytes) -> str | None:
+    """Why ``identifier`` cannot be a job id, or None if it can."""
+    if not 0 < len(identifier) <= MAX_ID_BYTES:
+        return f"a job id has 1 to {MAX_ID_BYTES} bytes, not {len(identifier)}"
+    try:
+        text = identifier.decode()
+    except UnicodeDecodeError:
+        return f"a job id is UTF-8 text, not {identifier!r}"
+    return None if text.isprintable() and not text.isspace() else f"a job id is printable text, not {text!r}"

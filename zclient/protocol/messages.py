@@ -1,0 +1,210 @@
+"""The messages of the native protocol, version 1, as plain data; ``docs/protocol.md`` is their specification.
+
+Each class is one command; its number stands in ``codec.py`` and is never reused. Ids, payloads and results are bytes
+here: neither the session nor the broker opens a payload.
+"""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class Outcome(IntEnum):
+    """How a worker settles a delivered job."""
+
+    ACK = 1  # done; value: the encoded result, or None
+    NACK = 2  # failed, retry; value: an error map, which may carry "delay" in ms
+    REJECT = 3  # failed, don't retry; value: an error map
+    RELEASE = 4  # given back, no attempt burnt; value: None
+    SNOOZE = 5  # given back until a time, no attempt burnt; value: ms from now
+
+
+class Group(NamedTuple):
+    """Jobs of one PUT that share queue and options: the unit that costs the broker one header."""
+
+    queue: str
+    options: dict[str, Any]
+    ids: list[bytes]
+    payloads: list[bytes]
+
+
+class Held(NamedTuple):
+    """What a worker still holds of one delivery when it says HELLO."""
+
+    fence: int
+    started: list[bytes]
+    waiting: list[bytes]
+
+
+class Settlement(NamedTuple):
+    """Jobs of one delivery that end the same way. ``values`` is None, or one value a job as `Outcome` says."""
+
+    fence: int
+    outcome: int
+    ids: list[bytes]
+    values: list[Any] | None
+
+
+# ---- from a peer to the broker
+
+
+class Hello(NamedTuple):
+    version: int
+    incarnation: bytes
+    name: str
+    capacity: int  # 0 for a peer that only produces
+    queues: list[str]
+    held: list[Held]
+    resend_below: int  # batch numbers below this were sent before to a broker that confirmed some; else 0
+    info: dict[str, Any]  # host, pid, versions: shown to people, never decided on
+
+
+class Goodbye(NamedTuple):
+    pass
+
+
+class Put(NamedTuple):
+    number: int
+    low: int  # the oldest number its sender has no answer to
+    groups: list[Group]
+
+
+class Settle(NamedTuple):
+    number: int
+    settlements: list[Settlement]
+
+
+class Renew(NamedTuple):
+    fences: list[int]
+
+
+class Capacity(NamedTuple):
+    capacity: int
+
+
+class Extend(NamedTuple):
+    number: int
+    fence: int
+    id: bytes
+    duration_ms: int
+
+
+class Watch(NamedTuple):
+    ids: list[bytes]
+
+
+class Unwatch(NamedTuple):
+    ids: list[bytes]
+
+
+class Ask(NamedTuple):
+    """A question: changes nothing, may be asked again at will."""
+
+    number: int
+    verb: str
+    arguments: dict[str, Any]
+
+
+class Order(NamedTuple):
+    """A change: numbered like PUT, applied once."""
+
+    number: int
+    low: int
+    verb: str
+    arguments: dict[str, Any]
+
+
+# ---- from the broker to a peer
+
+
+class Welcome(NamedTuple):
+    version: int
+    broker: bytes  # the broker's id: it names a data directory, and outlives restarts
+    epoch: int
+    limits: dict[str, int]
+    lost: list[tuple[int, list[bytes]]]  # (fence, ids) that HELLO named and that the peer holds no longer
+
+
+class Who(NamedTuple):
+    pass
+
+
+class Ok(NamedTuple):
+    numbers: list[int]
+
+
+class Answer(NamedTuple):
+    number: int
+    value: Any
+
+
+class Failure(NamedTuple):
+    number: int
+    code: str
+    text: str
+    details: dict[str, Any]
+
+
+class Deliver(NamedTuple):
+    queue: str
+    fence: int
+    lease_ms: int
+    ids: list[bytes]
+    attempts: list[int]
+    records: list[bytes]  # see record.py
+    large: dict[int, bytes]  # position -> payload, for the records that do not carry theirs
+
+
+class Finished(NamedTuple):
+    """Ends of jobs that the peer watches: id, state, encoded result or None, cause map or None."""
+
+    ends: list[tuple[bytes, str, bytes | None, dict[str, Any] | None]]
+
+
+class Ping(NamedTuple):
+    pass
+
+
+class Lost(NamedTuple):
+    """Leases that the worker no longer has, and why."""
+
+    leases: list[tuple[int, list[bytes]]]
+    reason: str
+
+
+class Cancel(NamedTuple):
+    """Somebody wishes these running jobs to end."""
+
+    fence: int
+    ids: list[bytes]
+
+
+class Closing(NamedTuple):
+    """The broker stops, or has no place for the peer; ``reason`` is for people."""
+
+    reason: str
+
+
+Message = (
+    Hello
+    | Goodbye
+    | Put
+    | Settle
+    | Renew
+    | Capacity
+    | Extend
+    | Watch
+    | Unwatch
+    | Ask
+    | Order
+    | Welcome
+    | Who
+    | Ok
+    | Answer
+    | Failure
+    | Deliver
+    | Finished
+    | Ping
+    | Lost
+    | Cancel
+    | Closing
+)

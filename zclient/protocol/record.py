@@ -1,0 +1,50 @@
+"""A job's record: what the producer sent, as it lies in the broker's ``jobs`` keyspace and as a worker receives it.
+
+Layout, big-endian: header length (2 bytes), header (msgpack), sequence (8 bytes), payload (to the end).
+The header is shared by all jobs of one `Group`, so it is encoded once a group and decoded once a group; the payload is
+never opened on the way. A payload of `LARGE_BYTES` or more lies in a row of its own and the header says so.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgpack
+
+SEQUENCE_BYTES = 8
+
+
+class Header(NamedTuple):
+    """What the jobs of a group share. ``options`` holds only what the producer gave."""
+
+    queue: str
+    created_ms: int  # wall clock of the broker, Unix milliseconds
+    options: dict[str, Any]
+    external: bool  # the payload is not in the record
+
+
+def encode_header(header: Header) -> bytes:
+    """The first part of a record: the header behind its length."""
+    body: bytes = msgpack.packb(header)
+    return len(body).to_bytes(2, "big") + body
+
+
+@lru_cache(maxsize=1024)
+def _decode_header(encoded: bytes) -> Header:
+    queue, created_ms, options, external = msgpack.unpackb(encoded)
+    return Header(queue, created_ms, options, external)
+
+
+def header_of(record: bytes) -> Header:
+    """The header of a record. Records of one group share the object: do not change it."""
+    return _decode_header(record[2 : 2 + int.from_bytes(record[:2], "big")])
+
+
+def sequence_of(record: bytes) -> int:
+    """The sequence that the job was given when it came; 0 for one that came delayed."""
+    start = 2 + int.from_bytes(record[:2], "big")
+    return int.from_bytes(record[start : start + SEQUENCE_BYTES], "big")
+
+
+def payload_of(record: bytes) -> bytes:
+    """The encoded payload that the record carries; empty if it is external."""
+    return record[2 + int.from_bytes(record[:2], "big") + SEQUENCE_BYTES :]

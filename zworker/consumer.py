@@ -1,0 +1,288 @@
+"""`Consumer`: jobs for a loop of one's own, blocking or ``async``; the caller settles each.
+
+It owns who works the connection when: the thread that iterates, while it waits for jobs, and otherwise a keeper thread,
+which renews leases and sends what is settled for as long as the block lasts, whatever the loop does meanwhile.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from zclient.config import Duration, OpenTransport
+from zclient.durations import parse_duration
+from zclient.errors import ClosedError, InvalidArgument
+from zclient.jobs import queue_name
+from zclient.link import check_endpoints
+from zclient.protocol.limits import MAX_QUEUES_PER_PEER
+from zclient.session import TICK_MS
+from zworker.job import Job
+from zworker.logs import LOGGER, log
+from zworker.station import Station
+
+KEEPER_MS = 100
+"""How often the keeper looks at the connection while the loop is busy: so late may a lost lease be seen."""
+
+ANSWER_MS = 2000
+"""How long the last settlements may take to be answered at the end of the block."""
+
+_FOREVER = float("inf")
+
+
+class Consumer:
+    """``with Consumer(endpoints, "orders", credit=10) as consumer: for job in consumer: ... job.ack()``.
+
+    ``credit`` is how many jobs it holds at once: those in hand, and those that wait for the loop. ``idle`` ends the
+    iteration after so long without a job; without it only `close` does. Leaving the block gives back what is not
+    settled. Several threads may iterate. Raises `InvalidArgument`; a broker that is not there is waited for.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        queues: str | Sequence[str],
+        *,
+        credit: int = 10,
+        idle: Duration | None = None,
+        name: str | None = None,
+        credentials: Any = None,
+        transport: OpenTransport | None = None,
+    ) -> None:
+        several = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
+        if not 0 < len(several) <= MAX_QUEUES_PER_PEER:
+            raise InvalidArgument(f"a consumer serves 1 to {MAX_QUEUES_PER_PEER} queues, not {len(several)}")
+        self.queues = [queue_name(queue) for queue in several]
+        self._idle_ms = _FOREVER if idle is None else parse_duration(idle) * 1000
+        check_endpoints(endpoints)
+        self._endpoints = endpoints
+        self._credit = credit
+        self._name = name
+        self._credentials = credentials
+        self._transport = transport
+        self._station: Station | None = None
+        self._buffer: deque[Job] = deque()
+        self._turning = threading.Lock()
+        self._waiting: set[object] = set()  # an object for each thread that iterates and has no job
+        self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._unsent = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._closing = threading.Event()
+
+    # ---- its life
+
+    def __enter__(self) -> "Consumer":
+        if self._station is not None:
+            raise ClosedError("a consumer lives for one block: make a new one")
+        self._station = Station(
+            self._endpoints,
+            queues=self.queues,
+            capacity=self._credit,
+            name=self._name,
+            credentials=self._credentials,
+            transport=self._transport,
+            nudge=self._nudge,
+        )
+        self._keeper = threading.Thread(target=self._keep, name="zworker-keeper", daemon=True)
+        self._keeper.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> "Consumer":
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Give back what is not settled, wait up to 2 s for what is, and end every iteration."""
+        station, keeper = self._station, self._keeper
+        if station is None or keeper is None:
+            return
+        station.check_process()
+        self._closing.set()
+        self._unsent.set()
+        station.transport.wake()
+        keeper.join()
+        with self._turning:
+            self._buffer.clear()
+            station.close(ANSWER_MS)
+        self._tell_watchers()
+
+    # ---- iterating
+
+    def __iter__(self) -> Iterator[Job]:
+        """Jobs as they come, each to be settled. Ends after ``idle`` or `close`."""
+        station = self._opened()
+        buffer = self._buffer
+        now = station.transport.now
+        while self._fill(station):
+            while buffer:
+                try:
+                    job = buffer.popleft()
+                except IndexError:
+                    break  # Another thread had the last one.
+                if job.unsettled:
+                    if now() < job.delivery.until_ms:
+                        job.is_started = True
+                        yield job
+                    else:
+                        self._give_back(station, job)
+
+    async def __aiter__(self) -> AsyncIterator[Job]:
+        """The same for an event loop; the keeper works the connection."""
+        station = self._opened()
+        arrived = asyncio.Event()
+        watcher = (asyncio.get_running_loop(), arrived)
+        self._watchers.add(watcher)
+        station.transport.wake()
+        self._unsent.set()
+        try:
+            while not self._closing.is_set():
+                arrived.clear()
+                job = self._take(station)
+                if job is not None:
+                    yield job
+                    continue
+                try:
+                    async with asyncio.timeout(None if self._idle_ms == _FOREVER else self._idle_ms / 1000):
+                        await arrived.wait()
+                except TimeoutError:
+                    return
+        finally:
+            self._watchers.discard(watcher)
+
+    def get(self, timeout: Duration | None = None) -> Job | None:
+        """The next job, or None if none comes within ``timeout`` (or the consumer's ``idle``)."""
+        station = self._opened()
+        wait_ms = self._idle_ms if timeout is None else parse_duration(timeout) * 1000
+        while self._fill(station, wait_ms):
+            job = self._take(station)
+            if job is not None:
+                return job
+        return None
+
+    def _opened(self) -> Station:
+        station = self._station
+        if station is None:
+            raise ClosedError("a consumer takes jobs inside its with block")
+        station.check_process()
+        return station
+
+    def _take(self, station: Station) -> Job | None:
+        """A job from the buffer that may still be run, marked as started."""
+        while self._buffer:
+            try:
+                job = self._buffer.popleft()
+            except IndexError:
+                break  # Another thread had the last one.
+            if job.unsettled:
+                if station.transport.now() < job.delivery.until_ms:
+                    job.is_started = True
+                    return job
+                self._give_back(station, job)
+        return None
+
+    def _give_back(self, station: Station, job: Job) -> None:
+        """Its lease ran out while it waited here, as after a long stop of the process: it must not start."""
+        station.session.release([job])
+        self._nudge()
+
+    def _fill(self, station: Station, wait_ms: float | None = None) -> bool:
+        """Wait until the buffer has a job; False when the consumer is closed, or the time is over."""
+        transport = station.transport
+        until = transport.now() + (self._idle_ms if wait_ms is None else wait_ms)
+        waiter = object()
+        self._waiting.add(waiter)
+        try:
+            while not self._closing.is_set():
+                with self._turning:
+                    if not self._closing.is_set() and (not self._buffer or station.session.settled):
+                        self._turn(station)
+                if self._buffer:
+                    return True
+                left = until - transport.now()
+                if left <= 0:
+                    return False
+                transport.wait(min(left, TICK_MS))
+        finally:
+            self._waiting.discard(waiter)
+            self._pass_on(station)
+        if self._failure is not None:
+            raise self._failure
+        return False
+
+    def _turn(self, station: Station) -> None:
+        """One pass over the connection; the caller holds the lock."""
+        self._unsent.clear()
+        jobs = station.turn(station.transport.now())
+        if jobs:
+            self._buffer += jobs
+            if self._watchers:
+                self._tell_watchers()
+        for job in station.session.interrupted():
+            log(logging.WARNING, "lease lost" if job.lease_lost else "cancelled", job=job.id, fence=job.fence)
+            job.interrupt()
+        while station.session.faults:
+            fault = station.session.faults.pop()
+            log(logging.ERROR, "settlement not taken", code=fault.code, reason=str(fault))
+
+    # ---- the keeper
+
+    def _nudge(self) -> None:
+        """Something is to be sent: the keeper does it, unless an iterating thread comes first."""
+        if not self._unsent.is_set():
+            self._unsent.set()
+            if self._watchers and self._station is not None:
+                self._station.transport.wake()
+
+    def _keep(self) -> None:
+        station = self._station
+        if station is None:
+            return
+        try:
+            while not self._closing.is_set():
+                self._keep_once(station)
+        except Exception as error:
+            # A bug of ours. The iterating thread raises it; the jobs go back when the block is left.
+            LOGGER.exception("the consumer failed")
+            self._failure = error
+            self._closing.set()
+            station.transport.wake()
+            self._tell_watchers()
+
+    def _keep_once(self, station: Station) -> None:
+        if self._watchers and not self._waiting:
+            station.transport.wait(TICK_MS)
+        else:
+            self._unsent.wait((TICK_MS if self._waiting else KEEPER_MS) / 1000)
+            if self._waiting and not station.session.settled:
+                self._unsent.clear()
+                return
+        if self._closing.is_set():
+            return
+        with self._turning:
+            self._turn(station)
+        self._pass_on(station)
+
+    def _pass_on(self, station: Station) -> None:
+        """Wake a thread that waits, if there is a job for it that another thread received."""
+        if self._buffer and self._waiting:
+            station.transport.wake()
+
+    def _tell_watchers(self) -> None:
+        for loop, arrived in list(self._watchers):
+            try:
+                loop.call_soon_threadsafe(arrived.set)
+            except RuntimeError:
+                # That loop is closed; nobody iterates there any more.
+                self._watchers.discard((loop, arrived))

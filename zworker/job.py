@@ -1,0 +1,212 @@
+"""A delivered job as a handler or a consumer's loop sees it, and the delivery that it came with.
+
+It owns what a job tells about itself and the five ways to settle it by hand. It never talks to the broker: what is
+asked of it goes to its owner, the worker or consumer that holds it, which may be on another thread.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from zclient.config import Duration
+from zclient.durations import duration_ms
+from zclient.errors import InvalidArgument, LeaseLost
+from zclient.jobs import decode_payload, encode_payload
+from zclient.protocol.messages import Outcome
+from zclient.protocol.record import header_of, payload_of
+
+_ACK = int(Outcome.ACK)
+_UNREAD: Any = object()
+MAX_EXTENSION_MS = 24 * 3600 * 1000
+
+
+class Owner(Protocol):
+    """What holds jobs. Both methods may be called from any thread."""
+
+    def settled(self, entry: "tuple[Job, int, Any]") -> None:
+        """Take note of an outcome, to be sent with the next settlements."""
+
+    def extend(self, job: "Job", duration_ms: int, timeout_s: float) -> None:
+        """Have the lease extended; returns when the broker did it. Raises `LeaseLost` and `AnswerTimeout`."""
+
+
+class Delivery:
+    """One hand-over of jobs. ``jobs`` are those whose settlement is not answered; times are monotonic ms.
+
+    ``unsettled`` counts the jobs that are still to be settled; only then its lease is worth renewing.
+    """
+
+    __slots__ = ("fence", "jobs", "lease_ms", "owner", "queue", "renew_at_ms", "unsettled", "until_ms")
+
+    def __init__(self, queue: str, fence: int, lease_ms: int, owner: Owner, now: float) -> None:
+        self.queue = queue
+        self.fence = fence
+        self.lease_ms = lease_ms
+        self.owner = owner
+        self.jobs: dict[bytes, Job] = {}
+        self.unsettled = 0
+        self.until_ms = now + lease_ms
+        self.renew_at_ms = now + lease_ms / 6
+
+
+class Job:
+    """One job in the hands of this worker.
+
+    ``attempt`` counts its runs, this one included. ``lease_lost`` turns true when the broker gave the job to somebody
+    else, or will: this run's outcome no longer counts. ``cancelled`` turns true when somebody wishes it to end. A
+    handler that runs long looks at both now and then.
+    """
+
+    __slots__ = (
+        "_delivery",
+        "_large",
+        "_on_interrupt",
+        "_payload",
+        "_record",
+        "attempt",
+        "cancelled",
+        "identifier",
+        "is_settled",
+        "is_started",
+        "lease_lost",
+        "unsettled",
+    )
+
+    def __init__(self, delivery: Delivery, identifier: bytes, attempt: int, record: bytes, large: bytes | None) -> None:
+        self._delivery = delivery
+        self._record = record
+        self._large = large
+        self._payload = _UNREAD
+        self._on_interrupt: Callable[[], None] | None = None
+        self.identifier = identifier
+        self.attempt = attempt
+        self.lease_lost = False
+        self.cancelled = False
+        self.is_started = False
+        self.is_settled = False  # said by whoever runs it
+        self.unsettled = True  # as the session sees it: neither sent as settled, nor lost
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} of queue {self.queue}, attempt {self.attempt}>"
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.identifier.decode()
+
+    @property
+    def queue(self) -> str:
+        """The queue that it came from."""
+        return self._delivery.queue
+
+    @property
+    def fence(self) -> int:
+        """The number of this delivery. It grows with each one: hand it to a store that refuses older numbers."""
+        return self._delivery.fence
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery that it came with."""
+        return self._delivery
+
+    @property
+    def payload(self) -> Any:
+        """What the producer sent, decoded when it is first asked for. Raises `ValueError` if it is not msgpack."""
+        if self._payload is _UNREAD:
+            self._payload = decode_payload(payload_of(self._record) if self._large is None else self._large)
+        return self._payload
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The producer's headers."""
+        return dict(self._options.get("headers", ()))
+
+    @property
+    def key(self) -> str | None:
+        """The job's key, if it has one."""
+        return self._options.get("key")
+
+    @property
+    def priority(self) -> int:
+        """-100 to 100; higher is served first."""
+        return int(self._options.get("priority", 0))
+
+    @property
+    def created_at(self) -> datetime:
+        """When the broker stored it, by the broker's clock, in UTC."""
+        return datetime.fromtimestamp(header_of(self._record).created_ms / 1000, UTC)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return header_of(self._record).options
+
+    def extend(self, duration: Duration, timeout: float = 10.0) -> None:
+        """Have the lease last at least ``duration`` from now, before doing what would keep the worker from renewing it.
+
+        Leases are renewed on their own while the worker runs, so this is for code that holds the whole process. It
+        waits for the broker, at most ``timeout`` seconds; in a coroutine use `asyncio.to_thread`. Raises `LeaseLost`,
+        `AnswerTimeout`, and `InvalidArgument` for a duration that is not between 1 ms and a day.
+        """
+        extension_ms = duration_ms(duration)
+        if not 1 <= extension_ms <= MAX_EXTENSION_MS:
+            raise InvalidArgument(f"a lease is extended by 1 ms to 24 h, not {duration!r}")
+        if self.lease_lost:
+            raise LeaseLost(f"job {self.id} is no longer this worker's")
+        self._delivery.owner.extend(self, extension_ms, timeout)
+
+    # ---- settling by hand: in a consumer's loop, or for one job of a batch
+
+    def ack(self, result: Any = None) -> None:
+        """It is done. `InvalidArgument` if it is settled already, or if msgpack cannot carry the result."""
+        value = None if result is None else encode_payload(result)
+        if self.is_settled:
+            raise self._settled_twice()
+        self.is_settled = True
+        self._delivery.owner.settled((self, _ACK, value))
+
+    def nack(self, reason: "str | BaseException | Mapping[str, Any]" = "", *, delay: Duration | None = None) -> None:
+        """It failed: try again, after ``delay`` or the queue's backoff. ``reason``: a text, an error, or its map."""
+        from zworker.outcomes import error_map, wait_ms
+
+        told = error_map(reason)
+        if delay is not None:
+            told["delay"] = wait_ms(delay)
+        self._settle(Outcome.NACK, told)
+
+    def reject(self, reason: "str | BaseException | Mapping[str, Any]" = "") -> None:
+        """It failed, and another try would too."""
+        from zworker.outcomes import error_map
+
+        self._settle(Outcome.REJECT, error_map(reason))
+
+    def release(self) -> None:
+        """Give it back; somebody else may have it now, and no attempt is burnt."""
+        self._settle(Outcome.RELEASE, None)
+
+    def snooze(self, duration: Duration) -> None:
+        """Give it back until ``duration`` is over; no attempt is burnt."""
+        from zworker.outcomes import wait_ms
+
+        self._settle(Outcome.SNOOZE, wait_ms(duration))
+
+    def _settle(self, outcome: Outcome, value: Any) -> None:
+        if self.is_settled:
+            raise self._settled_twice()
+        self.is_settled = True
+        self._delivery.owner.settled((self, int(outcome), value))
+
+    def _settled_twice(self) -> InvalidArgument:
+        return InvalidArgument(f"job {self.id} is settled already")
+
+    # ---- for the owner
+
+    def on_interrupt(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called, from another thread, when the run should end: lost, cancelled, or given back."""
+        self._on_interrupt = callback
+        if self.lease_lost or self.cancelled or not self.unsettled:
+            callback()
+
+    def interrupt(self) -> None:
+        """Tell the run, if it asked to be told."""
+        if self._on_interrupt is not None:
+            self._on_interrupt()

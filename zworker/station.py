@@ -1,0 +1,144 @@
+"""A worker session together with its connection: what a `Worker` and a `Consumer` have in common.
+
+It owns the pass over both (settle, receive, send), the wishes of other threads to it, and the end of an incarnation. It
+has no thread: whoever calls `turn` lends one, one at a time.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zclient.config import OpenTransport, process_info, process_name
+from zclient.errors import AnswerTimeout, ClosedError, InvalidArgument, LeaseLost, ZError
+from zclient.link import Link, check_endpoints
+from zclient.protocol.limits import INCARNATION_BYTES, MAX_CAPACITY, MAX_NAME_CHARS
+from zclient.requests import EXTEND, Request
+from zworker.job import Job
+from zworker.session import Entry, WorkerSession
+
+
+class Station:
+    """One incarnation of a worker and its connection. ``nudge`` is called, from any thread, when a turn is wanted."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        queues: Sequence[str],
+        capacity: int,
+        name: str | None,
+        credentials: Any,
+        transport: OpenTransport | None,
+        nudge: Callable[[], None] | None = None,
+    ) -> None:
+        if not 0 < capacity <= MAX_CAPACITY:
+            raise InvalidArgument(f"a worker holds 1 to {MAX_CAPACITY} jobs at once, not {capacity}")
+        if name is not None and not 0 < len(name) <= MAX_NAME_CHARS:
+            raise InvalidArgument(f"a name has 1 to {MAX_NAME_CHARS} characters, not {len(name)}")
+        self.session = WorkerSession(
+            os.urandom(INCARNATION_BYTES),
+            owner=self,
+            name=process_name() if name is None else name,
+            info=process_info(),
+            capacity=capacity,
+            queues=queues,
+        )
+        if transport is not None:
+            self.transport = transport(self.session.session)
+        else:
+            self.transport = Link(self.session.session, check_endpoints(endpoints), credentials=credentials)
+        self.nudge = self.transport.wake if nudge is None else nudge
+        self.closed = False
+        self._append = self.session.settled.append
+        self._pid = os.getpid()
+        self._wishes: deque[tuple[Job, int, Callable[[Request], None]]] = deque()
+
+    def check_process(self) -> None:
+        """Raises `ClosedError` in a forked child, whose parent has the connection."""
+        if os.getpid() != self._pid:
+            raise ClosedError("this process was forked from the one that connected: make a new worker here")
+
+    # ---- the owner of jobs; from any thread
+
+    def settled(self, entry: Entry) -> None:
+        """Take note of an outcome; it leaves with the next turn."""
+        self._append(entry)
+        self.nudge()
+
+    def extend(self, job: Job, duration_ms: int, timeout_s: float) -> None:
+        """Ask for a longer lease and wait for the answer; the loop's thread must be another one."""
+        self.check_process()
+        answered = threading.Event()
+        answer: list[Request] = []
+
+        def done(request: Request) -> None:
+            answer.append(request)
+            answered.set()
+
+        self._wishes.append((job, duration_ms, done))
+        if self.closed:
+            raise ClosedError("the worker is closed")
+        self.nudge()
+        if not answered.wait(timeout_s):
+            raise AnswerTimeout(f"the broker did not answer within {timeout_s:g} s; renewal goes on as before")
+        error = answer[0].error
+        if isinstance(error, LeaseLost):
+            job.lease_lost = True
+        if error is not None:
+            raise error
+
+    # ---- the loop; from one thread at a time
+
+    def turn(self, now: float) -> list[Job]:
+        """One pass: send what is settled and due, take what came; returns the new jobs."""
+        session = self.session
+        while self._wishes:
+            job, duration_ms, done = self._wishes.popleft()
+            session.extend(job, duration_ms, now).on_done(done)
+        session.tick(now)
+        if session.settled:
+            session.flush(now)
+        messages = self.transport.turn()
+        return session.receive(messages, now) if messages else []
+
+    def settle_all(self, within_ms: float) -> bool:
+        """Send all that is settled and take the answers; whether they came in time."""
+        now = self.transport.now()
+        until = now + within_ms
+        while True:
+            self.turn(now)
+            if not self.session.unanswered and not self.session.settled:
+                return True
+            now = self.transport.now()
+            if now >= until:
+                return False
+            self.transport.wait(until - now)
+            now = self.transport.now()
+
+    def close(self, within_ms: float) -> None:
+        """Give back what is not settled, say goodbye, and end the connection. A forked child only forgets it."""
+        if self.closed:
+            return
+        self.closed = True
+        if os.getpid() == self._pid:
+            session = self.session
+            session.set_capacity(0)
+            session.release(session.jobs)
+            self.settle_all(within_ms if session.session.welcomed else 0)
+            session.goodbye()
+            session.session.fail_all(ClosedError("the worker is closed"))
+            self._end_wishes()
+        self.transport.close()
+
+    def _end_wishes(self) -> None:
+        while self._wishes:
+            request = Request(EXTEND, ())
+            request.finish(None, ClosedError("the worker is closed"))
+            self._wishes.popleft()[2](request)
+
+    @property
+    def refusal(self) -> ZError | None:
+        """Why the broker does not have this worker; None if it does, or has not answered."""
+        return self.session.session.refusal

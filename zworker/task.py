@@ -1,0 +1,104 @@
+"""A task: a function that serves a queue, with its options; still callable, and able to send jobs to itself.
+
+It owns what the decorator leaves behind and what a task's options may be. It never runs a job; `runs` does.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+from zclient.config import Duration
+from zclient.durations import duration_ms
+from zclient.errors import InvalidArgument
+from zclient.protocol.limits import MAX_ATTEMPTS, MAX_BATCH_JOBS, queue_name_fault
+from zworker.binding import Binding
+
+if TYPE_CHECKING:
+    from zclient import Client, JobHandle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskOptions(NamedTuple):
+    """What a task may set. Times in ms; ``batch`` is None for a handler of one job at a time."""
+
+    max_attempts: int | None = None
+    timeout_ms: int | None = None
+    batch: int | None = None
+    batch_wait_ms: int = 0
+
+
+def task_options(
+    max_attempts: int | None, timeout: Duration | None, batch: int | None, batch_wait: Duration | None
+) -> TaskOptions:
+    """The options as the decorator takes them, checked; raises `InvalidArgument`."""
+    if max_attempts is not None and not 1 <= max_attempts <= MAX_ATTEMPTS:
+        raise InvalidArgument(f"max_attempts is 1 to {MAX_ATTEMPTS}, not {max_attempts}")
+    if batch is not None and not 1 <= batch <= MAX_BATCH_JOBS:
+        raise InvalidArgument(f"batch is 1 to {MAX_BATCH_JOBS}, not {batch}")
+    if batch is None and batch_wait is not None:
+        raise InvalidArgument("batch_wait goes with batch")
+    timeout_ms = None if timeout is None else duration_ms(timeout)
+    if timeout_ms == 0:
+        raise InvalidArgument("a timeout is more than 0; leave it out for none")
+    return TaskOptions(max_attempts, timeout_ms, batch, duration_ms("10ms" if batch_wait is None else batch_wait))
+
+
+class Task(Generic[P, R]):
+    """What ``@worker.task`` makes of a function: called, it is the function; ``send`` sends a job for it.
+
+    The parameter that takes the job is left out in ``send``. A task with ``batch`` sends one payload.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], queue: str, options: TaskOptions, client: "Callable[[], Client]"
+    ) -> None:
+        fault = queue_name_fault(queue)
+        if fault is not None:
+            raise InvalidArgument(fault)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidArgument(f"{function!r} is a generator: a task returns its result")
+        self.function = function
+        self.queue = queue
+        self.options = options
+        # A callable object is asynchronous if its __call__ is. What a decorator wraps is its own affair.
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
+        self.binding = None if options.batch is not None else Binding(function)
+        self._client = client
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function itself, with nothing sent."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {getattr(self, '__qualname__', self.function)!s} of queue {self.queue}>"
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> "JobHandle":
+        """Send a job with these arguments to the task's queue; returns when the broker has it.
+
+        Raises `InvalidArgument` for arguments that do not fit the function, and what `zclient.Client.send` raises.
+        """
+        return self._client().send(self.queue, self.payload(*args, **kwargs))
+
+    def send_with(self, **options: Any) -> "Callable[P, JobHandle]":
+        """``send`` with a job's options, such as ``task.send_with(priority=5, delay="5s")("ada@example.org")``."""
+
+        def send(*args: P.args, **kwargs: P.kwargs) -> "JobHandle":
+            return self._client().send(self.queue, self.payload(*args, **kwargs), **options)
+
+        return send
+
+    def payload(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The payload that gives the function these arguments, for `zclient.Client.send_many` and the like."""
+        if self.binding is not None:
+            return self.binding.payload(args, kwargs)
+        if len(args) + bool(kwargs) != 1:
+            raise InvalidArgument(f"{self!r} takes jobs in batches: send it one payload, or keywords")
+        return args[0] if args else dict(kwargs)
+
+
+def _call_of(function: Callable[..., Any]) -> Any:
+    return type(function).__dict__.get("__call__")
