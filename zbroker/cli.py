@@ -46,7 +46,8 @@ _COMMON = ("data", "bind", "durability", "store", "insecure", "log_format")
 
 def _setting_options(function: _Decorated) -> _Decorated:
     """One option for each setting; the common ones first in the help."""
-    for name in reversed(sorted(SETTINGS, key=lambda name: (name not in _COMMON, list(SETTINGS).index(name)))):
+    names = sorted(SETTINGS, key=lambda name: name not in _COMMON)
+    for name in reversed(names):
         setting = SETTINGS[name]
         flag = "--" + name.replace("_", "-")
         help_text = f"{setting.help[0].upper()}{setting.help[1:]}.  [default: {_default(name)}]"

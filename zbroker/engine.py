@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from zbroker.commit import Commit
 from zbroker.core.core import Core
-from zclient.protocol import codec
+from zbroker.dialects import native
 from zclient.protocol.messages import Deliver
 
 
@@ -35,15 +35,10 @@ class Engine:
 
     def receive(self, route: bytes, frames: Sequence[bytes]) -> None:
         """What came from a connection, routing id left off. Whatever it is, nobody else is disturbed."""
-        if not frames or not codec.is_native(frames[0]):
+        if frames and native.speaks(frames[0]):
+            native.receive(self.core, route, frames)
+        else:
             self.core.state.count("foreign")
-            return
-        try:
-            message = codec.decode(frames)
-        except codec.MalformedMessage as fault:
-            self.core.malformed(route, fault.number, fault.reason)
-            return
-        self.core.receive(route, message)
 
     def finish(self, *, drained: bool) -> list[Outgoing]:
         """End the turn: what fell due, one commit, and only then what may leave."""
@@ -53,5 +48,5 @@ class Engine:
             self.core.committed(tick)
             for route, message in tick.messages():
                 fence = message.fence if type(message) is Deliver else 0
-                outgoing.append(Outgoing(route, codec.encode(message), fence))
+                outgoing.append(Outgoing(route, native.encode(message), fence))
         return outgoing

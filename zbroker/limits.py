@@ -24,11 +24,14 @@ STEP_ROWS = 64
 TURN_TIMERS = 2000
 """Jobs whose time came that one turn makes ready."""
 
+STALE_LEASES = 1000
+"""Deadlines of settled deliveries that are kept, beyond as many as there are deliveries, before they are sorted out."""
+
 TURN_RETURNS = 500
 """Jobs that one turn takes from a lost worker: a return reads and writes several rows."""
 
 BLOCK_JOBS = 256
-"""Entries in one row of the `ready` and `timers` keyspaces: small enough to rewrite never, large enough to cost little."""
+"""Entries in one row of the `ready` and `timers` keyspaces: so many share the cost of a row, and are read together."""
 
 WINDOW_JOBS = 8192
 """Entries of one lane that wait in memory. The rest is on disk and read in blocks when the window runs out."""

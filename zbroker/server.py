@@ -66,8 +66,11 @@ class Server:
         self.dropped = 0
 
     def bind(self, endpoint: str) -> str:
-        """Listen there; returns the endpoint with its port, where a wildcard was given."""
-        self._socket.bind(endpoint)
+        """Listen there; returns the endpoint with its port, where a wildcard was given. `OSError` if that cannot be."""
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror, endpoint) from error
         return self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property

@@ -58,7 +58,8 @@ class AsyncEngine:
                         raise ClosedError()
                     now = self._transport.now()
                     step = advance(procedure, (now, payloads) if isinstance(step, Feed) else now, failure)
-            return step.value
+            value: T = step.value
+            return value
         finally:
             procedure.close()
             self._turn_soon()

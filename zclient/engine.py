@@ -81,7 +81,8 @@ class Engine:
                         self._turn(transport)
                         now = transport.now()
                         step = advance(procedure, (now, payloads) if isinstance(step, Feed) else now, failure)
-                return step.value
+                value: T = step.value
+                return value
             finally:
                 procedure.close()
 

@@ -241,7 +241,8 @@ def _at(value: Any) -> int:
         if isinstance(value, datetime):
             value = value.timestamp()
         if not isinstance(value, bool) and math.isfinite(value) and 0 <= value * 1000 < 1 << 53:
-            return int(round(value * 1000))
+            milliseconds: int = round(value * 1000)
+            return milliseconds
     except (ValueError, TypeError, OverflowError, OSError):
         pass  # One message for whatever is wrong with it, below.
     raise InvalidArgument(f"at is Unix seconds, a datetime or a text like 2031-05-04T12:30Z, not {value!r:.60}")

@@ -92,6 +92,7 @@ class Link:
         self._position = 0
         self._rotate_ms: float | None = None
         self._ready = True
+        self._blocked = False
         self._closed = False
         self._pid = os.getpid()
         self._context = zmq.Context()
@@ -117,7 +118,7 @@ class Link:
     @property
     def ready(self) -> bool:
         """Whether the next turn has something to do at once."""
-        return self._ready
+        return self._ready or (self._session.pending and not self._blocked)
 
     def filenos(self) -> tuple[int, ...]:
         """The descriptors to watch for reading. They change when the link moves on to another endpoint.
@@ -133,7 +134,7 @@ class Link:
 
     def wait(self, timeout_ms: float) -> None:
         """Wait for the socket, its monitor or `wake`; at most a tick, since overdue things are looked for then."""
-        timeout_ms = 0 if self._ready else min(max(timeout_ms, 0), TICK_MS, self._until_rotation())
+        timeout_ms = 0 if self.ready else min(max(timeout_ms, 0), TICK_MS, self._until_rotation())
         # The millisecond more keeps a caller's deadline from being met by a row of empty waits just before it.
         self._poller.poll(int(timeout_ms) + 1 if timeout_ms else 0)
 
@@ -158,13 +159,12 @@ class Link:
         session.tick(now)
         if session.misdirected or (self._rotate_ms is not None and now >= self._rotate_ms):
             self._rotate()
-        blocked = False
+        self._blocked = False
         if not (session.hello_due and received):
-            blocked = not self._send(now)
+            self._blocked = not self._send(now)
         # Looking at EVENTS last is what arms the descriptor again.
-        wanted = zmq.POLLIN | zmq.POLLOUT if blocked else zmq.POLLIN
-        more = _readable(self._socket, wanted)
-        self._ready = more or not drained or (session.pending and not blocked)
+        wanted = zmq.POLLIN | zmq.POLLOUT if self._blocked else zmq.POLLIN
+        self._ready = _readable(self._socket, wanted) or not drained
         return received
 
     def close(self) -> None:

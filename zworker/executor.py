@@ -134,9 +134,10 @@ class _Coroutines:
         self._finished(run, interruption(run) if future.cancelled() else future.result())
 
     def close(self, until: float) -> None:
-        if self._loop is None or self._thread is None:
+        loop, self._loop = self._loop, None
+        if loop is None or self._thread is None:
             return
-        self._loop.call_soon_threadsafe(self._stop)
+        loop.call_soon_threadsafe(self._stop)
         self._thread.join(max(0.0, until - time.monotonic()))
 
     def _stop(self) -> None:
@@ -144,6 +145,7 @@ class _Coroutines:
         for run in list(self._running):
             self._cancel(run, "closing")
         ending = [run.future for run in self._running if run.future is not None]
-        asyncio.gather(*ending, return_exceptions=True).add_done_callback(lambda _: loop.stop())
-        if not ending:
+        if ending:
+            asyncio.gather(*ending, return_exceptions=True).add_done_callback(lambda _: loop.stop())
+        else:
             loop.stop()

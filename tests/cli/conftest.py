@@ -1,4 +1,4 @@
-"""How these tests run the programs: in this process where that is enough, as real processes where signals and pipes count."""
+"""How these tests run `zclient`: in this process where that is enough, as a real one where signals and pipes count."""
 
 import os
 import subprocess

@@ -3,14 +3,17 @@
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from tests.cli.conftest import ROOT, Zclient
 from tests.cli.scripted import ScriptedBroker
+from zbroker import cli as broker_cli
 from zclient import errors
 from zclient.cli import common
 from zclient.protocol import messages as m
@@ -21,15 +24,15 @@ def refusal(code: str, text: str, **details: object) -> m.Failure:
     return m.Failure(0, code, text, details)
 
 
-def watched(*end: object) -> Callable[[m.Message], list[m.Message]]:
-    """Confirms each PUT, and tells this end (state, result, cause) of each job that is watched."""
+def watched(state: str, result: bytes | None, cause: dict[str, Any] | None) -> Callable[[m.Message], list[m.Message]]:
+    """Confirms each PUT, and tells this end of each job that is watched."""
 
     def script(message: m.Message) -> list[m.Message]:
         match message:
             case m.Put():
                 return [m.Ok([message.number])]
             case m.Watch():
-                return [m.Finished([(identifier, *end) for identifier in message.ids])]  # type: ignore[list-item]
+                return [m.Finished([(identifier, state, result, cause) for identifier in message.ids])]
         return []
 
     return script
@@ -63,7 +66,7 @@ def test_1_the_job_takes_longer_than_we_wait(zclient: Zclient, scripted: Scripte
     scripted.script = lambda message: [m.Ok([message.number])] if isinstance(message, m.Put) else []
     ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--timeout", "300ms", "--id", "j1")
     assert ended.code == 1
-    assert "goes on" in ended.err and "zclient result j1 --wait" in ended.err
+    assert ended.err == "zclient: job j1 did not end in time; it goes on (`zclient result ID --wait` waits again)\n"
 
 
 def test_2_the_broker_says_that_it_cannot_be(zclient: Zclient, scripted: ScriptedBroker) -> None:
@@ -121,27 +124,55 @@ def test_5_the_result_is_not_kept(zclient: Zclient, scripted: ScriptedBroker) ->
     assert ended.code == 5
 
 
-@pytest.mark.parametrize("argv", [("stats",), ("result", "j1", "--wait"), ("send", "q", "1", "--wait")])
+@pytest.mark.parametrize("argv", [("stats",), ("result", "j1", "--wait")])
 def test_130_ctrl_c(
     scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]], argv: tuple[str, ...]
 ) -> None:
-    scripted.script = lambda message: [m.Ok([message.number])] if isinstance(message, m.Put) else []
     process = start_zclient("-b", scripted.endpoint, "--timeout", "1m", *argv)
-    scripted.wait_for((m.Watch if argv[0] == "send" else m.Ask))
+    scripted.wait_for(m.Ask)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
+def test_130_ctrl_c_loses_no_job_that_was_sent(
+    scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    scripted.script = lambda message: [m.Ok([message.number])] if isinstance(message, m.Put) else []
+    process = start_zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--id", "j1")
+    scripted.wait_for(m.Watch)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"job j1 goes on; `zclient result j1 --wait` waits for it\n"
+
+
+def test_130_ctrl_c_in_a_batch_tells_how_far_it_came(
+    scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("1\n2\n")
+    process = start_zclient("-b", scripted.endpoint, "send", "q", "--batch", str(file))
+    scripted.wait_for(m.Put)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"interrupted after 0 confirmed jobs; a few more may be stored\n"
+
+
 def test_141_the_reader_went_away(
     scripted: ScriptedBroker, start_zclient: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
+    gone = threading.Event()
+
+    def script(message: m.Message) -> list[m.Message]:
+        return [m.Answer(message.number, {"jobs": 1})] if isinstance(message, m.Ask) and gone.wait(20) else []
+
+    scripted.script = script
     process = start_zclient("-b", scripted.endpoint, "stats")
     assert process.stdout is not None and process.stderr is not None
-    ask = scripted.wait_for(m.Ask)
     process.stdout.close()
-    answer = m.Answer(ask.number, {"jobs": 1})  # type: ignore[union-attr]
-    scripted.script = lambda message: [answer] if isinstance(message, m.Ask) else []
+    gone.set()
     assert process.stderr.read() == b""
     assert process.wait(timeout=20) == 141
 
@@ -183,4 +214,5 @@ def test_a_bug_of_ours_is_not_hidden() -> None:
 def test_the_page_lists_the_exit_codes_of_the_code() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
-    assert listed == {value for name, value in vars(common).items() if name.startswith("EXIT_")}
+    ours = {value for name, value in vars(common).items() if name.startswith("EXIT_")}
+    assert listed == ours | {broker_cli.EXIT_STORE}

@@ -35,8 +35,24 @@ def test_durations_as_people_write_them(written: Any, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["", "s", "-5s", "5 weeks", "5s5m", "1e3", "٣s", -1, float("nan"), float("inf"), 10**400, True, None, b"5s", [],
-     timedelta(seconds=-1)],
+    [
+        "",
+        "s",
+        "-5s",
+        "5 weeks",
+        "5s5m",
+        "1e3",
+        "٣s",
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+        True,
+        None,
+        b"5s",
+        [],
+        timedelta(seconds=-1),
+    ],
 )
 def test_what_is_no_duration(written: Any) -> None:
     with pytest.raises(InvalidArgument, match="a duration is written like"):

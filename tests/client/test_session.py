@@ -69,7 +69,9 @@ def test_nothing_leaves_before_the_welcome() -> None:
     assert peer.said() == [m.Hello(1, INCARNATION, "test", 0, [], [], 0, {})]
     assert peer.said() == []
     assert not put.sent
-    assert peer.hear(m.Welcome(1, BROKER, 7, {"batch_jobs": 10}, [])) == [m.Welcome(1, BROKER, 7, {"batch_jobs": 10}, [])]
+    assert peer.hear(m.Welcome(1, BROKER, 7, {"batch_jobs": 10}, [])) == [
+        m.Welcome(1, BROKER, 7, {"batch_jobs": 10}, [])
+    ]
     assert peer.session.limits == {"batch_jobs": 10}
     assert peer.said() == [m.Put(1, 1, [m.Group("q", {}, [b"a"], [b"\x01"])])]
     assert put.sent and not put.done

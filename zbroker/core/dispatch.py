@@ -26,16 +26,18 @@ def dispatch(state: State) -> None:
         state.hot.clear()
         return
     hot, state.hot = state.hot, {}
+    passed_over: dict[Queue, None] = {}
     budget = limits.TURN_DELIVERIES
     for queue in hot:
         if queue.paused:
             continue
         if budget <= 0:
-            state.hot[queue] = None
+            passed_over[queue] = None
             continue
         if queue.suspects:
             _dispatch_suspects(state, queue)
         budget -= _dispatch_queue(state, queue, budget)
+    state.hot = passed_over | state.hot  # they come first in the next turn
 
 
 def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:

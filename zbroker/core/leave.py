@@ -5,7 +5,7 @@ after a restart does not count for it any more.
 """
 
 from collections.abc import Iterator
-from heapq import heappush
+from heapq import heapify, heappush
 from typing import Any
 
 from zbroker import limits
@@ -29,6 +29,9 @@ def place_of(header: Header) -> tuple[int, bytes]:
 def start_lease(state: State, delivery: Delivery) -> None:
     """The lease runs anew from now."""
     delivery.deadline = state.now + delivery.queue.policy.lease_ms
+    if len(state.lease_heap) > 2 * len(state.deliveries) + limits.STALE_LEASES:  # most of them were settled in time
+        state.lease_heap = [(live.deadline, live.fence) for live in state.deliveries.values()]
+        heapify(state.lease_heap)
     heappush(state.lease_heap, (delivery.deadline, delivery.fence))
 
 

@@ -99,8 +99,12 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
         if delivery is not None:
             delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
             named.update(started, waiting)
-    if peer.deliveries:
-        state.work(leave.give_back_all(state, peer, list(peer.deliveries.values()), named))
+    # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
+    missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
+    for delivery in missed:
+        delivery.route = peer.route
+    if missed:
+        state.work(leave.give_back_all(state, peer, missed, named))
     return lost
 
 

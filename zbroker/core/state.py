@@ -35,6 +35,7 @@ class Settings:
     grace_ms: int = 1_000  # for a worker whose connection was reset
     return_ms: int = 5_000  # for workers to come back after a start of the broker
     probe_ms: int = wire.PROBE_INTERVAL_MS
+    client_probe_ms: int = limits.CLIENT_PROBE_MS
     max_payload: int = wire.MAX_PAYLOAD_BYTES
     keep_done_ms: int = 3_600_000
     keep_done_count: int = 100_000
@@ -131,6 +132,7 @@ class Delivery:
         "open",
         "peer",
         "queue",
+        "route",
         "started_ms",
     )
 
@@ -139,6 +141,7 @@ class Delivery:
         self.queue = queue
         self.peer = peer
         self.ids = ids
+        self.route = peer.route  # the connection it was sent on
         self.open = len(ids)  # jobs of it that are not settled
         self.started_ms = started_ms  # wall clock
         self.deadline = 0  # lease clock

@@ -106,7 +106,7 @@ def watch_peers(state: State) -> None:
         if peer.route is not None:
             if peer.probe_at <= state.now:
                 works = peer.capacity or peer.deliveries
-                peer.probe_at = state.now + (state.settings.probe_ms if works else limits.CLIENT_PROBE_MS)
+                peer.probe_at = state.now + (state.settings.probe_ms if works else state.settings.client_probe_ms)
                 state.send(peer, Ping())
             soonest = min(soonest, peer.probe_at)
     state.next_watch = soonest

@@ -62,14 +62,14 @@ def send_batch(queue: str, file: str, quiet: bool, options: JobOptions) -> None:
         except ZError as error:
             stored, failure = error.confirmed, error
         except KeyboardInterrupt:
-            output.print_note(f"interrupted: {confirmed} jobs are confirmed, a few more may be stored")
+            output.print_note(f"interrupted after {confirmed} confirmed jobs; a few more may be stored")
             raise
     _print_stored(stored, failure.unknown if failure else (), quiet)
     if failure is not None:
-        told = f"{len(stored)} jobs are stored, {len(failure.unknown)} more may be, no others"
+        told = f"jobs stored: {len(stored)}, perhaps stored: {len(failure.unknown)}"
         raise fail(f"{advice(failure, settings())} ({told})", failure.exit_code)
     if lines.fault is not None:
-        raise fail(f"{lines.fault} (the {len(stored)} jobs before it are stored, none after it)", EXIT_USAGE)
+        raise fail(f"{lines.fault} (jobs stored before it: {len(stored)}; after it: none)", EXIT_USAGE)
 
 
 def _print_stored(confirmed: Sequence[str], unknown: Sequence[str], quiet: bool) -> None:

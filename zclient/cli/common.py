@@ -56,6 +56,7 @@ class Settings:
     timeout: float | None = None  # seconds; None if not given
     json: bool = False
     typed: set[str] = field(default_factory=set)  # names that stood on the command line
+    connected: bool = False  # whether `connect` made a client of them
 
     @property
     def broker(self) -> tuple[str, ...]:
@@ -177,6 +178,7 @@ class VerbGroup(click.Group):
 def connect(timeout: float | None = None) -> Client:
     """A client of the broker that the command line names; to be closed. ``timeout``, in seconds, is for each answer."""
     given = settings()
+    given.connected = True
     return Client(given.broker, credentials=given.credentials, timeout=given.patience if timeout is None else timeout)
 
 
@@ -242,20 +244,20 @@ def advice(error: ZError, given: Settings) -> str:
     text = str(error).rstrip(".")
     match error:
         case BrokerUnreachable():
-            where = " or ".join(given.broker)
-            return (
-                f"no broker at {where} within {output.span(given.patience)}; "
-                "is `zbroker start` running there? (-b names another)"
-            )
+            # A worker has its endpoints and its patience from elsewhere, so its error says where and how long.
+            if given.connected:
+                text = f"no broker at {' or '.join(given.broker)} within {output.span(given.patience)}"
+            return f"{text}; is `zbroker start` running there? (-b names another)"
         case OutcomeUnknown() if len(error.ids) == 1:
             return (
                 f"sent, but not confirmed in time: the job may be stored. `zclient show {error.id}` tells; "
                 f"sending it again with --id {error.id} is safe"
             )
-        case AnswerTimeout():
-            return f"the broker did not answer within {output.span(given.patience)}; --timeout waits longer"
+        case AnswerTimeout() if given.connected:
+            where = " or ".join(given.broker)
+            return f"the broker at {where} did not answer within {output.span(given.patience)}; --timeout waits longer"
         case ResultTimeout():
-            return "the job is not over yet, and goes on; --timeout waits longer"
+            return f"{text} (`zclient result ID --wait` waits again)"
         case Refused() if error.retry_after is not None:
             return f"{text}; try again in {output.span(error.retry_after)}"
     return text

@@ -45,9 +45,9 @@ def show_dead(identifier: str) -> None:
 @dead.command("replay")
 @click.argument("targets", metavar="ID... | QUEUE --all", nargs=-1, required=True)
 @click.option("--all", "whole", is_flag=True, help="All dead jobs of one QUEUE, which stands in the place of the ids.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="With --all: N jobs a second.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), metavar="N", help="With --all: N jobs a second.")
 @client_options
-def replay(targets: tuple[str, ...], whole: bool, rate: float | None) -> None:
+def replay(targets: tuple[str, ...], whole: bool, rate: int | None) -> None:
     """Make dead jobs ready again, with their attempts counted afresh."""
     if rate is not None and not whole:
         raise usage("--rate goes with --all; jobs that are named are replayed at once")

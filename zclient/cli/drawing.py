@@ -19,7 +19,7 @@ _ENCODED = {"payload_bytes": "payload", "result_bytes": "result"}
 def job_document(job: JobStatus) -> dict[str, Any]:
     """All of a job, named as in `JobStatus`, with payload and result decoded."""
     document = row_document(job)
-    document["attempt_log"] = [_with_times(attempt) for attempt in job.attempt_log]
+    document["attempt_log"] = [output.with_times(attempt) for attempt in job.attempt_log]
     for attribute, name in _ENCODED.items():
         encoded = getattr(job, attribute)
         document[name] = None if encoded is None else _decoded(job, name, encoded)
@@ -38,14 +38,6 @@ def _decoded(job: JobStatus, name: str, encoded: bytes) -> Any:
         return getattr(job, name)
     except ValueError:
         return encoded
-
-
-def _with_times(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """An attempt with its points in time (Unix milliseconds, on the wire) as datetimes."""
-    return {
-        name: datetime.fromtimestamp(value / 1000, UTC) if name.endswith("_at") and isinstance(value, int) else value
-        for name, value in attempt.items()
-    }
 
 
 # ---- text
@@ -67,14 +59,14 @@ def print_job(job: JobStatus) -> None:
             "priority": job.priority or None,
             "key": job.key,
             "progress": job.progress,
-            "created": output.moment(job.created_at, now) if job.created_at else None,
-            "due": output.moment(job.due_at, now) if job.due_at else None,
-            "finished": output.moment(job.finished_at, now) if job.finished_at else None,
+            "created": job.created_at,
+            "due": job.due_at,
+            "finished": job.finished_at,
             **{f"header {name}": value for name, value in sorted(job.headers.items())},
         }
     )
     for attempt in job.attempt_log:
-        _print_attempt(_with_times(attempt), now)
+        _print_attempt(output.with_times(attempt), now)
     for attribute, name in _ENCODED.items():
         encoded = getattr(job, attribute)
         if encoded is not None:

@@ -106,6 +106,8 @@ def plain(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return moment(value, datetime.now(UTC))
     text = value if isinstance(value, str) else json_text(value, indent=None)
     return text if text.isprintable() else _escaped(text)
 
@@ -137,8 +139,8 @@ def moment(at: datetime | None, now: datetime) -> str:
     """A point in time in local ISO 8601, with how long ago it was or how soon it will be."""
     if at is None:
         return "-"
-    age = (now - at).total_seconds()
-    told = f"{span(age)} ago" if age >= 0 else f"in {span(-age)}"
+    age = round((now - at).total_seconds())
+    told = f"{span(age)} ago" if age > 0 else f"in {span(-age)}" if age < 0 else "now"
     return f"{at.astimezone().isoformat(timespec='seconds')} ({told})"
 
 
@@ -167,8 +169,27 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     write("\n".join(lines) + "\n")
 
 
+def with_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A map of the wire with its points in time, which end in ``_at`` and are Unix milliseconds, as datetimes."""
+    return {
+        name: datetime.fromtimestamp(value / 1000, UTC) if name.endswith("_at") and isinstance(value, int) else value
+        for name, value in row.items()
+    }
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of maps inside maps as fields of one, under dotted names."""
+    result: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Names and values, one a line; what is None is left out."""
-    told = {name: value for name, value in fields.items() if value is not None}
+    """Names and values, one a line; what is None is left out, and maps are taken apart."""
+    told = {name: value for name, value in flat(fields).items() if value is not None}
     width = max(map(len, told), default=0)
     write("".join(f"{_paint(name.ljust(width), bold=True)}  {plain(value)}\n" for name, value in told.items()))

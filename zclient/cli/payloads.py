@@ -28,6 +28,10 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=_not_a_number)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     encode_payload(value)

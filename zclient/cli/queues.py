@@ -1,7 +1,5 @@
 """The verbs of `zclient queue`: which queues there are, how full they are, and pausing, resuming and emptying them."""
 
-from typing import Any
-
 import click
 
 from zclient.cli import output
@@ -21,14 +19,14 @@ def queue() -> None:
 def list_queues() -> None:
     """List the queues with what is in them."""
     with connect() as client:
-        queues = client.queues()
+        found = [output.with_times(one) for one in client.queues()]
     if settings().json:
-        output.print_json(queues)
-    elif not queues:
-        output.print_note("there are no queues yet: a queue begins with its first job or worker")
-    else:
+        output.print_json(found)
+    elif found:
         columns = ("queue", *_COUNTS, "paused")
-        output.print_table(columns, [[one.get(column) for column in columns] for one in queues])
+        output.print_table(columns, [[one.get(column) for column in columns] for one in found])
+    else:
+        output.print_note("there are no queues yet: a queue begins with its first job or worker")
 
 
 @queue.command("show")
@@ -37,15 +35,11 @@ def list_queues() -> None:
 def show_queue(name: str) -> None:
     """Show one queue: what is in it, and its policy."""
     with connect() as client:
-        found = client.queue(name)
+        found = output.with_times(client.queue(name))
     if settings().json:
         output.print_json(found)
-        return
-    policy: dict[str, Any] = dict(found.get("policy") or {})
-    output.print_fields({name: value for name, value in found.items() if name != "policy"})
-    if policy:
-        output.write("\npolicy\n")
-        output.print_fields({f"  {name}": value for name, value in policy.items()})
+    else:
+        output.print_fields(found)
 
 
 @queue.command("pause")

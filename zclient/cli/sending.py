@@ -103,7 +103,11 @@ def _send_one(queue: str, payload: Any, identifier: str | None, wait: bool, opti
     deadline = given.deadline()
     with connect(timeout=given.broker_patience if wait else given.patience) as client:
         job = client.send(queue, payload, id=identifier, **options)
-        value = job.result(timeout=deadline()) if wait else None
+        try:
+            value = job.result(timeout=deadline()) if wait else None
+        except KeyboardInterrupt:
+            output.print_note(f"job {job.id} goes on; `zclient result {job.id} --wait` waits for it")
+            raise
     if wait:
         output.print_value(value, as_json=given.json)
     else:

@@ -17,7 +17,7 @@ def worker() -> None:
 def list_workers() -> None:
     """List the connected workers, what they serve and how busy they are."""
     with connect() as client:
-        workers = client.workers()
+        workers = [output.with_times(one) for one in client.workers()]
     if settings().json:
         output.print_json(workers)
     elif not workers:

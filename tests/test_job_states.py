@@ -1,0 +1,40 @@
+"""The page about job states says what the table of transitions says: nothing more, and nothing less."""
+
+import re
+
+import pytest
+
+from tools.job_states import PAGE, meanings, movers, page
+from zbroker.core.states import COUNTED, TRANSITIONS, Counts, Event, IllegalTransition, State
+
+
+def test_the_page_is_what_the_table_generates() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tools.job_states writes it anew"
+
+
+def test_the_diagram_shows_every_transition_once() -> None:
+    arrows = re.findall(r"^    (\S+) --> (\S+): (.+)$", page(), re.MULTILINE)
+    drawn = [(before, event, after) for before, after, events in arrows for event in events.split(", ")]
+    table = [(before or "[*]", event, after or "[*]") for (before, event), after in TRANSITIONS.items()]
+    assert sorted(drawn) == sorted(table)
+
+
+def test_every_event_says_who_makes_it_and_every_state_what_it_is() -> None:
+    assert list(movers()) == list(Event)
+    assert all(movers().values())
+    assert list(meanings()) == [state.value for state in State]
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("before", [None, *State])
+def test_what_the_table_does_not_list_is_an_error(before: State | None, event: Event) -> None:
+    counts = Counts()
+    if before in COUNTED:
+        counts.jobs[before] = 1
+    if (before, event) in TRANSITIONS:
+        counts.move(before, event)
+        after = TRANSITIONS[before, event]
+        assert counts.jobs == {state: int(state is after) for state in COUNTED}
+    else:
+        with pytest.raises(IllegalTransition):
+            counts.move(before, event)

@@ -1,0 +1,204 @@
+"""`zbroker check`: the invariants of a data directory, verified from the rows alone, with memory that does not grow.
+
+Every live job is in exactly one place, and the counters equal the rows. It reads and never writes; it shares the
+encodings with the core, not its bookkeeping, so that it can find the core wrong.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from zbroker import limits
+from zbroker.core import rows
+from zbroker.core.states import COUNTED, State
+from zbroker.storage import KEYSPACES, Store, StoreError, open_store
+from zclient.protocol.record import header_of, sequence_of
+
+END = b"\xff" * 300
+"""Behind every key."""
+
+MAX_FAULTS = 100
+"""Faults described; the rest are counted."""
+
+
+@dataclass
+class Report:
+    """Rows and jobs counted, and what is wrong."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, text: str) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(text)
+        else:
+            self.faults[-1] = "... and more"
+
+
+def check_directory(directory: Path, store_name: str = "rocksdb") -> Report:
+    """Open the directory and check it. Raises `StoreError` if it cannot be opened, or is none."""
+    if not directory.is_dir() or not any(directory.iterdir()):
+        raise StoreError(f"{directory} is no data directory")
+    store = open_store(store_name, directory)
+    try:
+        return check_store(store)
+    finally:
+        store.close()
+
+
+def check_store(store: Store) -> Report:
+    """Check what a store holds."""
+    return _Check(store).run()
+
+
+class _Check:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._report = Report()
+        self._leased: dict[bytes, int] = {}  # id -> fence; bounded by the workers' capacity
+        self._queues: dict[str, rows.QueueRow] = {}
+        self._placed: Counter[tuple[str, State]] = Counter()  # entries, timers, deliveries that count
+        self._jobs: Counter[tuple[str, State]] = Counter()  # jobs by what their own rows say
+        self._void = 0
+
+    def run(self) -> Report:
+        for space in KEYSPACES:
+            self._report.counts[f"rows in {space}"] = sum(1 for _ in self._store.scan(space, b"", END))
+        self._read_queues()
+        self._read_deliveries()
+        self._read_ready()
+        self._read_timers()
+        self._read_dead()
+        self._read_jobs()
+        self._read_orphans()
+        self._compare()
+        return self._report
+
+    # ---- places
+
+    def _read_queues(self) -> None:
+        for key, value in self._store.scan("meta", rows.META_QUEUE, rows.beyond(rows.META_QUEUE)):
+            self._queues[key[len(rows.META_QUEUE) :].decode()] = rows.QueueRow(*rows.unpack(value))
+
+    def _read_deliveries(self) -> None:
+        epoch = int.from_bytes(self._store.get("meta", rows.META_EPOCH) or b"", "big")
+        for key, value in self._store.scan("deliveries", b"", END):
+            fence = int.from_bytes(key, "big")
+            row = rows.DeliveryRow(*rows.unpack(value))
+            if fence >> 32 > epoch:
+                self._report.fault(f"delivery {fence} is of an epoch that has not begun")
+            for identifier, record, change in self._read(row.ids):
+                if record is None or (change is not None and change.fence >= fence):
+                    continue
+                if identifier in self._leased:
+                    self._report.fault(f"job {_text(identifier)} is leased twice")
+                self._leased[identifier] = fence
+                self._placed[row.queue, State.LEASED] += 1
+
+    def _read_ready(self) -> None:
+        for key, value in self._store.scan("ready", b"", END):
+            queue = key[: key.index(b"\0")].decode()
+            rank, lane_key, first, returned = rows.split_ready_key(queue, key)
+            prefix = rows.lane_prefix(queue, rank, lane_key)
+            floor = self._queues[queue].floor if queue in self._queues else 0
+            for sequence, (identifier, record, change) in enumerate(self._read(rows.unpack(value)), first):
+                if sequence < floor or record is None or not self._counts(identifier, record, change, sequence):
+                    continue
+                if not returned and self._store.get("ready", prefix + rows.number8(sequence) + rows.RETURNED):
+                    continue  # it came back: its place is the row that its return wrote
+                options = header_of(record).options
+                place = rows.rank_of(options.get("priority", 0)), options.get("key", "").encode()
+                if place != (rank, lane_key) or header_of(record).queue != queue:
+                    self._report.fault(f"job {_text(identifier)} waits in the lane of others")
+                self._placed[queue, State.READY] += 1
+
+    def _counts(self, identifier: bytes, record: bytes, change: rows.Change | None, sequence: int) -> bool:
+        if identifier in self._leased:
+            return False
+        if change is None:
+            return sequence_of(record) == sequence
+        return change.state is State.READY and change.sequence == sequence
+
+    def _read_timers(self) -> None:
+        for key, value in self._store.scan("timers", b"", END):
+            timer = rows.TimerRow(*rows.unpack(value))
+            for identifier, record, change in self._read(timer.ids):
+                due = change is not None and change.state is State.SCHEDULED and change.due_ms == rows.due_of(key)
+                if record is not None and due and identifier not in self._leased:
+                    self._placed[timer.queue, State.SCHEDULED] += 1
+
+    def _read_dead(self) -> None:
+        for key, _ in self._store.scan("dead", b"", END):
+            queue, ended_ms, identifier = rows.split_dead_key(key)
+            ((_, record, change),) = self._read([identifier])
+            if record is None or change is None or change.state is not State.DEAD or change.ended_ms != ended_ms:
+                self._report.fault(f"the index of dead jobs names {_text(identifier)}, which is not dead")
+            else:
+                self._placed[queue, State.DEAD] += 1
+
+    # ---- jobs
+
+    def _read_jobs(self) -> None:
+        for batch in _batches(key for key, _ in self._store.scan("jobs", b"", END)):
+            for identifier, record, change in self._read(batch):
+                if record is not None:
+                    self._read_job(identifier, record, change)
+
+    def _read_job(self, identifier: bytes, record: bytes, change: rows.Change | None) -> None:
+        header = header_of(record)
+        if header.queue not in self._queues:
+            self._report.fault(f"job {_text(identifier)} is of queue {header.queue}, which does not exist")
+            return
+        if header.external and self._store.get("payloads", identifier) is None:
+            self._report.fault(f"job {_text(identifier)} has lost its payload")
+        state = State.LEASED if identifier in self._leased else change.state if change else State.READY
+        sequence = change.sequence if change else sequence_of(record)
+        if state is State.READY and sequence < self._queues[header.queue].floor:
+            self._void += 1
+        else:
+            self._jobs[header.queue, state] += 1
+
+    def _read_orphans(self) -> None:
+        for space in ("changes", "payloads"):
+            for batch in _batches(key for key, _ in self._store.scan(space, b"", END)):
+                for identifier, record in zip(batch, self._store.get_many("jobs", batch), strict=True):
+                    if record is None:
+                        self._report.fault(f"{space} has a row of {_text(identifier)}, which is no job")
+
+    # ---- the verdict
+
+    def _compare(self) -> None:
+        report = self._report
+        for name, row in sorted(self._queues.items()):
+            counted = dict(zip(COUNTED, row.jobs, strict=True))
+            for state in COUNTED:
+                jobs, placed = self._jobs[name, state], self._placed[name, state]
+                report.counts[f"{name}: {state}"] = jobs
+                if placed != jobs:
+                    report.fault(f"queue {name}: {jobs} jobs are {state}, and {placed} have their place there")
+                if counted[state] != jobs:
+                    report.fault(f"queue {name}: {jobs} jobs are {state}, and its counter says {counted[state]}")
+        for name, state in self._jobs:
+            if state not in COUNTED:
+                report.fault(f"queue {name}: live jobs in the state {state}")
+        purging = next(self._store.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)), None)
+        if self._void:
+            report.counts["void by a purge that goes on"] = self._void
+            if purging is None:
+                report.fault(f"{self._void} jobs are void, and no purge goes on")
+
+    def _read(self, ids: list[bytes]) -> Iterator[tuple[bytes, bytes | None, rows.Change | None]]:
+        records = self._store.get_many("jobs", ids)
+        for identifier, record, encoded in zip(ids, records, self._store.get_many("changes", ids), strict=True):
+            yield identifier, record, rows.decode_change(encoded) if encoded is not None else None
+
+
+def _batches(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while batch := list(islice(keys, limits.BLOCK_JOBS)):
+        yield batch
+
+
+def _text(identifier: bytes) -> str:
+    return identifier.decode(errors="backslashreplace")

@@ -1,0 +1,23 @@
+"""The native dialect: the protocol of ``docs/protocol.md``. Its messages are the core's own: little is left to do."""
+
+from collections.abc import Sequence
+
+from zbroker.core.core import Core
+from zclient.protocol import codec
+from zclient.protocol.messages import Message
+
+speaks = codec.is_native
+"""Whether a message that begins with this frame is of this dialect."""
+
+encode = codec.encode
+"""The frames of a message to a peer of this dialect."""
+
+
+def receive(core: Core, route: bytes, frames: Sequence[bytes]) -> None:
+    """Hand a peer's message to the core. What is malformed is the peer's fault, is told to it, and goes no further."""
+    try:
+        message: Message = codec.decode(frames)
+    except codec.MalformedMessage as fault:
+        core.malformed(route, fault.number, fault.reason)
+    else:
+        core.receive(route, message)
