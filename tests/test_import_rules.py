@@ -49,9 +49,9 @@ class Rule:
 
 RULES = (
     Rule("zclient.protocol", ours=("zclient.protocol",), others=("msgpack",)),
-    Rule("zclient", ours=("zclient",), others=("zmq",)),
+    Rule("zclient", ours=("zclient",), others=("zmq", "msgpack")),
     Rule("zclient.cli", ours=("zclient",), others=("zmq", "click", "rich")),
-    Rule("zworker", ours=("zworker", "zclient"), others=("zmq",)),
+    Rule("zworker", ours=("zworker", "zclient"), others=("zmq", "msgpack")),
     Rule("zworker.cli", ours=("zworker", "zclient"), others=("zmq", "click", "rich")),
     Rule(
         "zbroker.core",

@@ -20,6 +20,9 @@ from zclient.protocol import limits as wire
 COPY_BELOW_BYTES = wire.LARGE_BYTES
 """Frames smaller than this are copied by libzmq; handing larger ones over costs less than their copy."""
 
+RECEIVE_HIGH_WATER = 100
+"""Messages of one peer that wait in libzmq; more stay in its own host, which bounds the memory of a flood."""
+
 DISK_CHECK_MS = 1000
 """How often free space is looked at."""
 
@@ -52,6 +55,7 @@ class Server:
         self._socket.set(zmq.HEARTBEAT_TTL, heartbeat_timeout_ms)
         self._socket.set(zmq.HANDSHAKE_IVL, 5_000)
         self._socket.set(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
+        self._socket.set(zmq.RCVHWM, RECEIVE_HIGH_WATER)
         self._socket.set(zmq.LINGER, 500)
         self._socket.set(zmq.BACKLOG, 1024)
         self._wake_out, self._wake_in = sockets.socketpair()

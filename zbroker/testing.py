@@ -75,6 +75,9 @@ class LocalBroker:
         self._closed = False
         self._engine = self._open()
 
+    endpoint = "ipc://in-this-process"
+    """What to say where an endpoint is asked for; ``transport=`` is what counts."""
+
     # ---- who talks to it
 
     def client(self) -> "Client":
@@ -141,6 +144,13 @@ class LocalBroker:
         with self._lock:
             self._turn()
             self._wait_idle(set())
+
+    # ---- looking inside
+
+    @property
+    def store(self) -> MemoryStore:
+        """Its rows, for `zbroker.check.check_store`."""
+        return self._store
 
     # ---- mishaps
 

@@ -151,7 +151,7 @@ class AsyncClient:
         ids: str | AsyncJobHandle | Iterable[str | AsyncJobHandle] | None = None,
         *,
         queue: str | None = None,
-        rate: float | None = None,
+        rate: int | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
         """Send dead jobs to their queue again: these, or all of a queue; see `Client.replay`."""

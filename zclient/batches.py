@@ -81,23 +81,23 @@ class Pipeline:
         fed, told = True, 0
         try:
             while fed or self._batches:
+                payloads: list[bytes] = []
                 if fed and len(self._batches) < WINDOW:
                     before = now
                     try:
                         now, payloads = yield self._feed()
                     except Exception as error:
                         self._failure = self._failure or error
-                        payloads = []
                     # Waiting for the caller's next payload is not waiting for the broker.
                     for batch in self._batches:
                         batch.until_ms += now - before
                     fed = bool(payloads)
-                    if payloads:
-                        self._add(payloads, now)
                 else:
                     now = yield self._wait()
                 self._reap(now)
                 fed = fed and self._failure is None
+                if fed and payloads:
+                    self._add(payloads, now)
                 if len(self._confirmed) > told:
                     told = len(self._confirmed)
                     now = yield Report(told)

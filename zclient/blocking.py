@@ -174,13 +174,13 @@ class Client:
         ids: str | JobHandle | Iterable[str | JobHandle] | None = None,
         *,
         queue: str | None = None,
-        rate: float | None = None,
+        rate: int | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
         """Send dead jobs to their queue again: these, or all of a queue, at most ``rate`` a second.
 
-        For ids the answer is how many; for a queue it is the task that goes on in the broker. ``timeout`` is for each
-        thousand ids.
+        Named jobs are replayed all or none, a thousand at a time; those of a queue in slices, which go on in the broker
+        after the answer. ``timeout`` is for each thousand. Raises `NotFound` if one of them is not dead.
         """
         return verbs.total([self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate)])
 

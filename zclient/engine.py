@@ -135,6 +135,8 @@ class Engine:
         if self._closed:
             raise ClosedError()
         transport.turn()
+        if self._leading and transport.ready:
+            transport.wake()
 
     def _wait(self, transport: Transport, step: Wait) -> None:
         """Return when one of the requests is done or the time is over; leads, or lets another lead, until then."""

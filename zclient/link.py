@@ -79,7 +79,8 @@ class Link:
     """A `Transport` over ZeroMQ. Several endpoints are addresses of one broker, tried one after the other.
 
     `turn` may run in any thread, one at a time, while another is in `wait`: waiting looks at file descriptors only and
-    never touches a socket. `pump` is both, for an owner with one thread.
+    never touches a socket. Such a turn may take what the descriptors told of, so if it leaves the link `ready`, its
+    caller wakes who waits. `pump` is both, for an owner with one thread.
     """
 
     def __init__(self, session: Session, endpoints: str | Sequence[str], *, credentials: Any = None) -> None:
@@ -99,6 +100,7 @@ class Link:
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
+        self._wake_fileno = self._wake_read.fileno()
         self._connected = False
         try:
             self._open()
@@ -136,7 +138,10 @@ class Link:
         """Wait for the socket, its monitor or `wake`; at most a tick, since overdue things are looked for then."""
         timeout_ms = 0 if self.ready else min(max(timeout_ms, 0), TICK_MS, self._until_rotation())
         # The millisecond more keeps a caller's deadline from being met by a row of empty waits just before it.
-        self._poller.poll(int(timeout_ms) + 1 if timeout_ms else 0)
+        came = self._poller.poll(int(timeout_ms) + 1 if timeout_ms else 0)
+        # Only who waits takes the wake-up: a turn of another thread would take it from under the poll.
+        if any(descriptor == self._wake_fileno for descriptor, _ in came):
+            self._wake_read.recv(4096)
 
     def wake(self) -> None:
         """End a `wait`; for other threads. A full pipe means that it is about to end anyhow."""
@@ -146,8 +151,6 @@ class Link:
     def turn(self) -> list[m.Message]:
         """Take what came, tell the session what happened to the connection, send what it wants sent."""
         session = self._session
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
         received: list[m.Message] = []
         drained = self._receive(received)
         if drained and (events := self._events()):
@@ -194,10 +197,11 @@ class Link:
         dealer.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         dealer.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._filenos = (dealer.FD, self._monitor.FD, self._wake_read.fileno())
-        self._poller = zmq.Poller()
-        for descriptor in self._filenos:
-            self._poller.register(descriptor, zmq.POLLIN)
+        self._filenos = (dealer.FD, self._monitor.FD)
+        poller = zmq.Poller()
+        for descriptor in (*self._filenos, self._wake_fileno):
+            poller.register(descriptor, zmq.POLLIN)
+        self._poller = poller
         endpoint = self._endpoints[self._position]
         try:
             dealer.connect(endpoint)

@@ -28,6 +28,9 @@ from zclient.protocol.messages import Group
 from zclient.requests import ORDER, Request
 from zclient.session import Session
 
+MAX_REPLAY_RATE = 1_000_000
+"""Jobs a second that a replay may be held to."""
+
 T = TypeVar("T")
 
 
@@ -229,28 +232,31 @@ def pause(name: str, *, paused: bool) -> Verb[None]:
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """What an order over many jobs did: how many it changed at once, or the task that goes on in the broker."""
+    """What an order over many jobs does.
+
+    For named jobs ``count`` is how many it changed. For a queue it is how many dead jobs there were, and ``task`` is
+    the number of the work that goes on in the broker.
+    """
 
     count: int
-    task: str | None = None
+    task: int | None = None
 
 
-def bulk(name: str, ids: Any, queue: str | None, rate: float | None) -> list[Verb[Bulk]]:
+def bulk(name: str, ids: Any, queue: str | None, rate: int | None) -> list[Verb[Bulk]]:
     """The orders that replay or drop these jobs, or a queue's dead ones: one for each thousand ids."""
     if (ids is None) == (queue is None):
         raise InvalidArgument(f"{name} takes ids or a queue")
     past = "replayed" if name == "replay" else "dropped"
 
     def decode(value: Any) -> Bulk:
-        task = value.get("task")
-        return Bulk(int(value.get(past) or 0), None if task is None else str(text_of(task)))
+        if queue is None:
+            return Bulk(int(value[past]))
+        return Bulk(int(value["dead"]), int(value["work"]))
 
     if queue is not None:
         arguments: dict[str, Any] = {"queue": queue_name(queue)}
         if rate is not None:
-            if not 0 < rate < math.inf:
-                raise InvalidArgument(f"rate is a positive number of jobs a second, not {rate!r:.40}")
-            arguments["rate"] = rate
+            arguments["rate"] = whole(rate, "rate", 1, MAX_REPLAY_RATE)
         return [Verb("order", name, arguments, decode)]
     if rate is not None:
         raise InvalidArgument("rate goes with a queue")
@@ -263,7 +269,7 @@ def bulk(name: str, ids: Any, queue: str | None, rate: float | None) -> list[Ver
 def total(done: Iterable[Bulk]) -> Bulk:
     """The sum of several."""
     done = list(done)
-    return Bulk(sum(one.count for one in done), next((one.task for one in done if one.task), None))
+    return Bulk(sum(one.count for one in done), next((one.task for one in done if one.task is not None), None))
 
 
 def _map(value: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Executor:
             self._coroutines.interrupt(run, why)
 
     def close(self, within_s: float) -> None:
-        """End the threads that are idle, and leave the others behind; waits at most so long."""
+        """End the coroutines and the idle threads, and leave stuck ones behind; waits at most so long."""
         until = time.monotonic() + within_s
         self._coroutines.close(until)
         self._threads.close(until)
@@ -80,7 +80,9 @@ class _Threads:
     def close(self, until: float) -> None:
         for _ in self._threads:
             self._runs.put(None)
-        for thread in self._threads:
+        with self._lock:
+            stuck = len(self._threads) + self._unclaimed
+        for thread in self._threads if not stuck else ():
             thread.join(max(0.0, until - time.monotonic()))
 
 

@@ -113,6 +113,9 @@ class Loop:
 
     def _pass(self, now: float) -> float:
         """Everything that is to be done now; returns how many ms until the next pass, if nothing happens before."""
+        if self._draining and self._end_by_ms == _FOREVER:
+            self._end_by_ms = now + self._drain_ms
+            log(logging.INFO, "draining", running=len(self._runs))
         self._take_finished()
         self._look_at_time(now)
         self._tell_capacity()
@@ -289,9 +292,6 @@ class Loop:
     def _is_over(self, now: float) -> bool:
         if not self._draining:
             return False
-        if self._end_by_ms == _FOREVER:
-            self._end_by_ms = now + self._drain_ms
-            log(logging.INFO, "draining", running=len(self._runs))
         if self._hurried or now >= self._end_by_ms:
             return True
         idle = not self._finished and not self._session.settled and not self._session.unanswered

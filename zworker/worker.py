@@ -79,6 +79,12 @@ class Worker:
         """Its tasks, by queue."""
         return dict(self._tasks)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether it runs, and was told to end."""
+        loop = self._loop
+        return loop is not None and loop.is_draining
+
     def task(
         self,
         queue: str,

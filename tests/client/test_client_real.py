@@ -84,7 +84,7 @@ def test_what_the_broker_refuses_is_not_stored(client: Client) -> None:
     with pytest.raises(PayloadTooLarge):
         client.send("large", b"x" * (2 << 20))
     with pytest.raises(PayloadTooLarge) as refusal:
-        client.send_many("large", [b"small", b"x" * (2 << 20), b"small"])
+        client.send_many("large", [b"small", b"x" * (2 << 20)])
     assert len(refusal.value.confirmed) == len(refusal.value.unknown) == 0
     with pytest.raises(NotFound):
         client.queue("large")
@@ -184,7 +184,11 @@ def test_a_broker_that_is_not_there(tmp_path: Any) -> None:
         with pytest.raises(BrokerUnreachable) as error:
             client.send("q", 1)
         assert broker.endpoint in str(error.value)
-        for call in (client.stats, lambda: client.result("some-id", timeout=0.2), lambda: client.send_many("q", [1, 2])):
+        for call in (
+            client.stats,
+            lambda: client.result("some-id", timeout=0.2),
+            lambda: client.send_many("q", [1, 2]),
+        ):
             with pytest.raises(BrokerUnreachable):
                 call()
         assert time.monotonic() - before < 5
@@ -403,8 +407,9 @@ def test_closing_ends_calls_in_other_threads(broker: BrokerProcess) -> None:
 
 
 def test_queues_are_paused_and_purged(broker: BrokerProcess, client: Client) -> None:
+    client.send("paused", 0)
     client.pause("paused")
-    client.send_many("paused", range(20))
+    client.send_many("paused", range(1, 20))
     assert client.queue("paused")["paused"]
     with Echo(broker.endpoint, "paused"):
         assert client.purge("paused") == 20
@@ -444,7 +449,10 @@ def test_dead_jobs_are_listed_replayed_and_dropped(broker: BrokerProcess, client
         assert client.replay([jobs[1].id, jobs[2]]).count == 2
         assert [job.result(timeout=10) for job in jobs[1:3]] == [1, 2]
         assert client.drop([jobs[3].id]).count == 1
-        assert client.replay(queue="deadly", rate=1000).task is not None
+        with pytest.raises(NotFound):
+            client.replay([jobs[4], jobs[0]])
+        everything = client.replay(queue="deadly", rate=1000)
+        assert everything.count == 2 and everything.task is not None
         assert [job.result(timeout=20) for job in jobs[4:]] == [4, 5]
     assert list(client.dead("deadly")) == []
 
@@ -464,6 +472,7 @@ def test_dead_jobs_are_listed_replayed_and_dropped(broker: BrokerProcess, client
         lambda client: client.replay("a", queue="q"),
         lambda client: client.replay("a", rate=5),
         lambda client: client.replay(queue="q", rate=0),
+        lambda client: client.replay(queue="q", rate=0.5),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_sent(call: Any) -> None:

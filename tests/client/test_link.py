@@ -241,7 +241,9 @@ def test_closing_says_goodbye_and_does_not_hang(router: Router) -> None:
     assert alone.now() - before < LINGER_MS
 
 
-@pytest.mark.parametrize("endpoint", ["", [], "127.0.0.1:5555", "http://x", "tcp://", "tcp://*:5555x", ["tcp://a:1", 7]])
+@pytest.mark.parametrize(
+    "endpoint", ["", [], "127.0.0.1:5555", "http://x", "tcp://", "tcp://*:5555x", ["tcp://a:1", 7]]
+)
 def test_what_is_no_endpoint(endpoint: Any) -> None:
     with pytest.raises(InvalidArgument):
         Link(new_session(), endpoint)

@@ -5,7 +5,7 @@ What it holds may leave only once it is committed; the core meanwhile reads it a
 """
 
 from heapq import heappop, heappush
-from random import Random
+from typing import TYPE_CHECKING
 
 from zbroker import limits
 from zbroker.core import dispatch, history, leave, orders, peers, queries, recovery, rows, settle, timers
@@ -16,6 +16,9 @@ from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire
 from zclient.protocol import messages as m
 
+if TYPE_CHECKING:
+    from random import Random
+
 SWEEP_MS = 3_600_000
 """How often the batch numbers of producers that are long gone are looked for."""
 
@@ -23,7 +26,7 @@ SWEEP_MS = 3_600_000
 class Core:
     """The state machine. ``wall`` is Unix milliseconds, ``now`` monotonic milliseconds; neither is read here."""
 
-    def __init__(self, store: Store, settings: Settings, random: Random) -> None:
+    def __init__(self, store: Store, settings: Settings, random: "Random") -> None:
         self.state = State(store, settings, random)
         self._shift = 0  # what stalls took from the monotonic clock: the lease clock lies behind it by as much
         self._hold_expiry = False

@@ -1,8 +1,10 @@
 """Decisions as pure functions: when a failed job runs again, and whether it does. Callers act on the answer."""
 
 from dataclasses import dataclass
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class QueuePolicy:
     poison_losses: int = 3
 
 
-def retry_delay(policy: QueuePolicy, runs: int, random: Random) -> int:
+def retry_delay(policy: QueuePolicy, runs: int, random: "Random") -> int:
     """Milliseconds until a job that failed for the ``runs``-th time runs again.
 
     Exponential with jitter over the given share of the delay; 1 is full jitter, as in Brooker, "Exponential Backoff

@@ -7,8 +7,7 @@ deadlines). The functions that change it stand in the modules beside this one, o
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zbroker import limits
 from zbroker.core import rows
@@ -22,6 +21,9 @@ from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Message
 from zclient.protocol.record import Header, header_of, sequence_of
+
+if TYPE_CHECKING:
+    from random import Random
 
 Steps = Iterator[int | None]
 """Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
@@ -229,7 +231,7 @@ class Found:
 class State:
     """All of it. The clocks are set by `Core.turn`; ``now`` is the lease clock, which a stall of the broker stops."""
 
-    def __init__(self, store: Store, settings: Settings, random: Random) -> None:
+    def __init__(self, store: Store, settings: Settings, random: "Random") -> None:
         self.settings = settings
         self.random = random
         self.view = View(store)

@@ -105,7 +105,7 @@ def watch_peers(state: State) -> None:
             soonest = min(soonest, peer.congested_until)
         if peer.route is not None:
             if peer.probe_at <= state.now:
-                works = peer.capacity or peer.deliveries
+                works = peer.queues or peer.deliveries
                 peer.probe_at = state.now + (state.settings.probe_ms if works else state.settings.client_probe_ms)
                 state.send(peer, Ping())
             soonest = min(soonest, peer.probe_at)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from zbroker.core.core import Core
-from zclient.protocol import codec
+from zclient.protocol import codec, limits
 from zclient.protocol.messages import Message
 
 speaks = codec.is_native
@@ -15,6 +15,9 @@ encode = codec.encode
 
 def receive(core: Core, route: bytes, frames: Sequence[bytes]) -> None:
     """Hand a peer's message to the core. What is malformed is the peer's fault, is told to it, and goes no further."""
+    if len(frames) > limits.MAX_FRAMES:
+        core.malformed(route, None, f"a message has at most {limits.MAX_FRAMES} frames, not {len(frames)}")
+        return
     try:
         message: Message = codec.decode(frames)
     except codec.MalformedMessage as fault:

@@ -1,0 +1,235 @@
+"""Real processes for the tests of this folder: brokers, and programs of tests that report events line by line.
+
+It owns starting, killing and waiting: always for a line or an end, with a deadline, never for time to pass. What a
+process wrote is kept, and shown when its test fails. It knows nothing of jobs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
+Event = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PATIENCE_S = 20.0
+"""How long an event may take that has no deadline of its own: far longer than it does on a busy machine."""
+
+
+class Missing(AssertionError):
+    """What was awaited did not come in time."""
+
+
+def eventually(ask: Callable[[], T], within: float = PATIENCE_S) -> T:
+    """Ask until the answer is true, and return it. For what tells nobody when it happens."""
+    deadline = time.monotonic() + within
+    pause = threading.Event()
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            raise Missing(f"not true within {within:g} s; the last answer was {answer!r}")
+        pause.wait(0.02)
+    return answer
+
+
+class Events:
+    """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        self.all: list[Event] = []
+        self._waiting: list[Event] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    event = {"line": line.rstrip("\n")}
+                with self._changed:
+                    self.all.append(event)
+                    self._waiting.append(event)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def expect(self, event: str, within: float = PATIENCE_S, **facts: Any) -> Event:
+        """The first event of this name and these facts that was not returned before."""
+        wanted = {"event": event, **facts}
+        found: list[Event] = []
+
+        def comes() -> bool:
+            for seen in self._waiting:
+                if wanted.items() <= seen.items():
+                    found.append(seen)
+                    return True
+            return self._ended
+
+        with self._changed:
+            if not self._changed.wait_for(comes, within) or not found:
+                why = "the process ended" if self._ended else f"within {within:g} s"
+                raise Missing(f"no {wanted} ({why}); the last events: {self.all[-5:]}")
+            self._waiting.remove(found[0])
+        return found[0]
+
+    def reach(self, event: str, number: int, within: float = PATIENCE_S) -> list[Event]:
+        """Wait until this event was told so often in all; returns all of them."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._count(event) >= number or self._ended, within):
+                raise Missing(f"{self._count(event)} of {number} {event!r} within {within:g} s")
+        return self.named(event)
+
+    def named(self, event: str) -> list[Event]:
+        """The events of this name so far."""
+        return [seen for seen in list(self.all) if seen.get("event") == event]
+
+    def _count(self, event: str) -> int:
+        return sum(1 for seen in self.all if seen.get("event") == event)
+
+    def join(self) -> None:
+        """Return when the pipe is closed and all was read."""
+        self._thread.join(PATIENCE_S)
+
+
+class Child:
+    """A process with its events. stdout is events; stderr goes to a file, or is events as well."""
+
+    def __init__(self, command: list[str], log: Path, *, log_events: bool = False, **options: Any) -> None:
+        self.log = log
+        self._command = command
+        self._options = options
+        self._log_events = log_events
+        self.spawn()
+
+    def spawn(self) -> None:
+        """Start it."""
+        with self.log.open("a") as errors:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if self._log_events else errors,
+                text=True,
+                **self._options,
+            )
+        assert self.process.stdout is not None
+        self.events = Events(self.process.stdout)
+        self.expect, self.named, self.reach = self.events.expect, self.events.named, self.events.reach
+        if self._log_events:
+            assert self.process.stderr is not None
+            self.told = Events(self.process.stderr)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def say(self, line: str) -> None:
+        """Write a line to its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and return when it is gone."""
+        self.process.kill()
+        self.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP, and return when it has stopped."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def stop(self, within: float = PATIENCE_S) -> int:
+        """SIGTERM, and its exit code once it has ended."""
+        self.signal(signal.SIGTERM)
+        return self.wait(within)
+
+    def wait(self, within: float = PATIENCE_S) -> int:
+        """Its exit code, once it has ended by itself and all it wrote was read."""
+        try:
+            code = self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise Missing(f"process {self.pid} did not end within {within:g} s") from None
+        self.events.join()
+        if self._log_events:
+            self.told.join()
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        return code
+
+    def end(self) -> None:
+        """End it, whatever its state."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+    def rss_bytes(self) -> int:
+        """The memory that it has in use now."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise Missing(f"process {self.pid} has no memory")
+
+    def story(self) -> str:
+        """What it wrote, for a report: the log's end, and the last events."""
+        told = [json.dumps(event) for event in self.told.all[-40:]] if self._log_events else []
+        lines = self.log.read_text(errors="replace").splitlines()[-60:]
+        return "\n".join([*lines, *told, f"last events: {self.events.all[-8:]}"])
+
+
+class BrokerProcess(Child):
+    """``zbroker start`` on a data directory. Its endpoint stays the same over restarts; ``told`` is its log."""
+
+    def __init__(self, data: Path, log: Path, *, program: tuple[str, ...] = ("zbroker",), **settings: Any) -> None:
+        self.data = data
+        self._program = program
+        self._settings = settings
+        self._bind = "tcp://127.0.0.1:*"
+        super().__init__(self._line(), log, log_events=True)
+        self.endpoint = self._ready()
+        self._bind = self.endpoint
+
+    def _line(self) -> list[str]:
+        line = [sys.executable, "-m", *self._program, "start", "--data", str(self.data), "--bind", self._bind]
+        for name, value in self._settings.items():
+            line += ["--" + name.replace("_", "-"), str(value)]
+        return [*line, "--log-format", "json"]
+
+    def _ready(self) -> str:
+        ready = eventually(self._first_line)
+        assert ready.startswith("ready "), ready
+        return ready.removeprefix("ready ")
+
+    def _first_line(self) -> str:
+        if self.events.all:
+            return str(self.events.all[0]["line"])
+        if self.process.poll() is not None:
+            self.wait()
+            return "" if self.events.all else f"ended with {self.process.returncode}: {self.told.all}"
+        return ""
+
+    def restart(self, **settings: Any) -> None:
+        """Start it again, with these settings changed; returns when it serves."""
+        self._settings |= settings
+        self._command = self._line()
+        self.spawn()
+        self._ready()

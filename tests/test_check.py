@@ -1,0 +1,85 @@
+"""`zbroker check` finds nothing wrong with what the core wrote, and finds what was damaged."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from zbroker.check import check_store
+from zbroker.core import rows
+from zbroker.core.states import State
+from zbroker.storage.memory import MemoryStore
+from zbroker.testing import LocalBroker
+from zworker import Consumer
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryStore]:
+    """Jobs in every state, of two queues."""
+    with LocalBroker(max_attempts=1) as broker:
+        client = broker.client()
+        client.send_many("a", range(300), priority=3)
+        client.send_many("a", range(10), key="k")
+        client.send_many("b", range(20), delay="1h")
+        client.send("b", b"x" * 100_000)
+        client.send_many("c", range(8))
+        with Consumer(broker.endpoint, "c", transport=broker.transport, credit=8) as consumer:
+            jobs = iter(consumer)
+            for _ in range(2):
+                next(jobs).nack("broken")
+            for _ in range(2):
+                next(jobs).ack()
+            for _ in range(2):
+                next(jobs).release()
+        client.send_many("d", range(5))
+        with Consumer(broker.endpoint, "d", transport=broker.transport) as holder:
+            next(iter(holder))
+            yield broker.store
+
+
+def test_nothing_is_wrong(store: MemoryStore) -> None:
+    report = check_store(store)
+    assert report.faults == []
+    assert report.counts["a: ready"] == 310
+    assert report.counts["b: scheduled"] == 20
+    assert report.counts["c: dead"] == 2
+
+
+def damage(store: MemoryStore, space: str, key: bytes, value: bytes | None) -> list[str]:
+    store.write({space: {key: value}}, [])
+    return check_store(store).faults
+
+
+def first(store: MemoryStore, space: str) -> tuple[bytes, bytes]:
+    return next(store.scan(space, b"", b"\xff" * 300))
+
+
+def test_a_ready_row_that_is_gone(store: MemoryStore) -> None:
+    faults = damage(store, "ready", first(store, "ready")[0], None)
+    assert any("ready" in fault for fault in faults)
+
+
+def test_a_counter_that_is_off(store: MemoryStore) -> None:
+    key = rows.META_QUEUE + b"a"
+    row = rows.QueueRow(*rows.unpack(store.get("meta", key) or b""))
+    faults = damage(store, "meta", key, rows.pack(row._replace(jobs=[number + 1 for number in row.jobs])))
+    assert any("counter" in fault for fault in faults)
+
+
+def test_a_timer_that_is_lost(store: MemoryStore) -> None:
+    faults = damage(store, "timers", first(store, "timers")[0], None)
+    assert any(State.SCHEDULED in fault for fault in faults)
+
+
+def test_a_payload_that_is_lost(store: MemoryStore) -> None:
+    faults = damage(store, "payloads", first(store, "payloads")[0], None)
+    assert any("payload" in fault for fault in faults)
+
+
+def test_a_change_without_its_job(store: MemoryStore) -> None:
+    faults = damage(store, "changes", b"nobody", rows.encode_change(rows.Change(State.READY, 1)))
+    assert any("no job" in fault for fault in faults)
+
+
+def test_an_index_of_the_dead_that_lies(store: MemoryStore) -> None:
+    faults = damage(store, "dead", rows.dead_key("a", 1, b"nobody"), b"attempts")
+    assert any("not dead" in fault for fault in faults)

@@ -1,0 +1,135 @@
+"""`LocalBroker`, as users' own tests use it: the real core and the real worker, and a clock that the test moves."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from zbroker.testing import LocalBroker
+from zclient import JobFailed, ResultTimeout
+from zworker import Consumer, Job, Snooze, Worker
+
+
+def test_three_days_take_one_call() -> None:
+    worker = Worker()
+
+    @worker.task("email")
+    def email(to: str) -> str:
+        return f"sent to {to}"
+
+    with LocalBroker() as broker:
+        job = broker.client().send("email", {"to": "ada"}, delay="3d")
+        with broker.running(worker):
+            broker.advance("2d")
+            assert job.status().state == "scheduled"
+            broker.advance("1d")
+            assert job.status().state == "done"
+            assert job.result(timeout=1) == "sent to ada"
+
+
+def test_retries_follow_the_virtual_clock_and_end_dead() -> None:
+    worker = Worker()
+    attempts: list[int] = []
+
+    @worker.task("flaky")
+    def flaky(job: Job) -> None:
+        attempts.append(job.attempt)
+        raise ValueError("no")
+
+    with LocalBroker(max_attempts=3) as broker, broker.running(worker):
+        job = broker.client().send("flaky", None)
+        broker.advance("1h")
+        assert attempts == [1, 2, 3]
+        with pytest.raises(JobFailed) as caught:
+            job.result(timeout=1)
+        assert caught.value.reason == "attempts"
+        assert [attempt["kind"] for attempt in job.status().attempt_log] == ["error"] * 3
+
+
+def test_a_snooze_waits_and_burns_no_attempt() -> None:
+    worker = Worker()
+    times: list[float] = []
+
+    with LocalBroker() as broker:
+
+        @worker.task("later")
+        def later(job: Job) -> int:
+            times.append(broker.now)
+            if len(times) == 1:
+                raise Snooze("10m")
+            return job.attempt
+
+        with broker.running(worker):
+            job = broker.client().send("later", None)
+            broker.wait_idle()
+            broker.advance("10m")
+            assert job.result(timeout=1) == 1
+            assert times[1] - times[0] == pytest.approx(600, abs=0.01)
+
+
+def test_a_running_job_keeps_its_lease_while_its_worker_lives() -> None:
+    worker = Worker(concurrency=1)
+    begun, go_on = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    @worker.task("long")
+    def long(job: Job) -> str:
+        runs.append(job.attempt)
+        begun.set()
+        assert go_on.wait(30)
+        return "through"
+
+    with LocalBroker(lease="30s") as broker, broker.running(worker):
+        job = broker.client().send("long", None)
+        assert begun.wait(30)
+        broker.advance("1h")
+        assert job.status().state == "leased"
+        go_on.set()
+        broker.wait_idle()
+        assert job.result(timeout=1) == "through"
+        assert runs == [1]
+
+
+def test_the_broker_may_die_at_any_time() -> None:
+    worker = Worker()
+    seen: list[Any] = []
+
+    @worker.task("count")
+    def count(number: int) -> None:
+        seen.append(number)
+
+    with LocalBroker() as broker:
+        client = broker.client()
+        client.send_many("count", range(10))
+        broker.restart()
+        client.send_many("count", range(10, 20))
+        with broker.running(worker):
+            broker.wait_idle()
+        assert sorted(seen) == list(range(20))
+        assert client.stats()["epoch"] == 2
+
+
+def test_a_consumer_and_a_wait_that_ends_in_real_time() -> None:
+    with LocalBroker() as broker:
+        client = broker.client()
+        job = client.send("orders", {"n": 1})
+        with pytest.raises(ResultTimeout):
+            job.result(timeout=0.05)
+        with Consumer(broker.endpoint, "orders", transport=broker.transport) as consumer:
+            taken = next(iter(consumer))
+            taken.ack(result=taken.payload["n"] + 1)
+        assert job.result(timeout=5) == 2
+
+
+def test_two_brokers_of_one_seed_do_the_same() -> None:
+    def due_times() -> list[float]:
+        with LocalBroker(seed=7) as broker:
+            job = broker.client().send("q", None)
+            with Consumer(broker.endpoint, "q", transport=broker.transport) as consumer:
+                next(iter(consumer)).nack("no")
+            broker.wait_idle()
+            status = job.status()
+            assert status.due_at is not None
+            return [round(status.due_at.timestamp() - broker.now, 3)]
+
+    assert due_times() == due_times()
