@@ -1,5 +1,6 @@
 """`LocalBroker`, as users' own tests use it: the real core and the real worker, and a clock that the test moves."""
 
+import asyncio
 import threading
 from typing import Any
 
@@ -133,3 +134,19 @@ def test_two_brokers_of_one_seed_do_the_same() -> None:
             return [round(status.due_at.timestamp() - broker.now, 3)]
 
     assert due_times() == due_times()
+
+
+def test_an_asyncio_client() -> None:
+    async def main(broker: LocalBroker) -> Any:
+        async with broker.async_client() as client:
+            job = await client.send("double", 21)
+            return await job.result(timeout=5)
+
+    worker = Worker()
+
+    @worker.task("double")
+    def double(number: int) -> int:
+        return 2 * number
+
+    with LocalBroker() as broker, broker.running(worker):
+        assert asyncio.run(main(broker)) == 42

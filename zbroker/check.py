@@ -39,7 +39,7 @@ class Report:
 
 def check_directory(directory: Path, store_name: str = "rocksdb") -> Report:
     """Open the directory and check it. Raises `StoreError` if it cannot be opened, or is none."""
-    if not directory.is_dir() or not any(directory.iterdir()):
+    if not any((directory / name).is_file() for name in ("FORMAT", "WATERMARK")):  # opening would make a new one
         raise StoreError(f"{directory} is no data directory")
     store = open_store(store_name, directory)
     try:

@@ -260,6 +260,7 @@ class LocalTransport:
         self._route = route
         self._session = session
         self._connected = False
+        self._waits = False
         self._read, self._write = sockets.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
@@ -276,16 +277,23 @@ class LocalTransport:
         return (self._read.fileno(),)
 
     def wait(self, timeout_ms: float) -> None:
+        self._waits = True
         if not self.ready:
             select.select([self._read], [], [], min(max(0.0, timeout_ms), TICK_MS) / 1000)
+        self._calm()
+
+    def _calm(self) -> None:
+        """Take the bytes that ended a wait. Where threads wait, only they do: a turn of another must not."""
+        with contextlib.suppress(BlockingIOError):
+            self._read.recv(4096)
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):  # full, or closed: nobody has to be woken
             self._write.send(b"w")
 
     def turn(self) -> list[Message]:
-        with contextlib.suppress(BlockingIOError):
-            self._read.recv(4096)
+        if not self._waits:  # an event loop watches the descriptor
+            self._calm()
         received: list[Message] = []
         session = self._session
         with self._broker._lock:
@@ -300,6 +308,8 @@ class LocalTransport:
             while True:
                 while self.inbox:
                     received += session.receive(self.inbox.popleft(), now)
+                if session.hello_due and received:
+                    break  # its owner first takes note of what came, so that HELLO names it
                 messages = session.outgoing(now)
                 if not messages:
                     break

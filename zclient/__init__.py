@@ -1,6 +1,7 @@
 """zclient: send jobs to a zbroker, and learn what became of them."""
 
-from zclient.aio import AsyncClient
+from typing import TYPE_CHECKING, Any
+
 from zclient.blocking import Client
 from zclient.errors import (
     AnswerTimeout,
@@ -28,6 +29,9 @@ from zclient.errors import (
     ZError,
 )
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus
+
+if TYPE_CHECKING:
+    from zclient.aio import AsyncClient
 
 __all__ = [
     "AnswerTimeout",
@@ -60,3 +64,12 @@ __all__ = [
     "WrongBroker",
     "ZError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`AsyncClient` is loaded when it is first asked for: asyncio costs half of the time to import the rest."""
+    if name == "AsyncClient":
+        from zclient.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

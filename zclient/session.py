@@ -39,8 +39,8 @@ WATCH_AGAIN_MS = 30_000
 REFUSED_PAUSE_MS = 1000
 """After a refused HELLO the next one waits this long."""
 
-_SILENCE_MS = 3 * limits.PROBE_INTERVAL_MS
-"""A worker that hears nothing for this long, or a peer whose HELLO is not answered, says HELLO again."""
+_SILENT_PROBES = 3
+"""A worker that misses so many probes, or a peer whose HELLO is not answered for as long, says HELLO again."""
 
 _HELLO, _CAPACITY = "hello", "capacity"
 
@@ -91,6 +91,7 @@ class Session:
         self._welcomed = False
         self._hello_due = False
         self._hellos = 0
+        self._silence_ms = _SILENT_PROBES * limits.PROBE_INTERVAL_MS
         self._hello_ms = 0.0
         self._hello_not_before_ms = 0.0
         self._capacity_told = -1
@@ -129,7 +130,7 @@ class Session:
         self._heard_ms = now
         self._control.clear()
         self.misdirected = False
-        self._hello_ms = now - _SILENCE_MS
+        self._hello_ms = now - self._silence_ms
         self._hello_due = not self._ended and now >= self._hello_not_before_ms
 
     def disconnected(self, now: float) -> None:
@@ -150,10 +151,10 @@ class Session:
             return
         self._tick_ms = now + TICK_MS
         if not self._welcomed:
-            if not self._hello_due and now - self._hello_ms >= _SILENCE_MS and now >= self._hello_not_before_ms:
+            if not self._hello_due and now - self._hello_ms >= self._silence_ms and now >= self._hello_not_before_ms:
                 self._hello_due = True
             return
-        if self.queues and now - self._heard_ms >= _SILENCE_MS and now - self._hello_ms >= _SILENCE_MS:
+        if self.queues and now - self._heard_ms >= self._silence_ms and now - self._hello_ms >= self._silence_ms:
             self.hello()
             return
         for request in self._numbers.unanswered.values():
@@ -393,6 +394,8 @@ class Session:
             return False
         self.broker = welcome.broker
         self.limits = welcome.limits
+        probe_ms = welcome.limits.get("probe_ms", limits.PROBE_INTERVAL_MS)
+        self._silence_ms = _SILENT_PROBES * max(int(probe_ms), 1)
         self.refusal = None
         self._hellos = max(self._hellos - 1, 0)
         if self._hellos == 0 and not self._hello_due:
@@ -442,7 +445,7 @@ class Session:
         self._hellos = 0
         self._welcomed = False
         self._hello_not_before_ms = now + REFUSED_PAUSE_MS
-        self._hello_ms = now - _SILENCE_MS
+        self._hello_ms = now - self._silence_ms
         self.refusal = error
         if isinstance(error, UnsupportedVersion):
             self.fail_all(error)
@@ -467,11 +470,6 @@ class Session:
                 request.finish((state, result, cause))
         return False
 
-    def _on_deliver(self, deliver: m.Deliver, now: float) -> bool:
-        # Between a HELLO and its WELCOME a delivery was sent before the broker read the HELLO, which did not name it:
-        # the broker takes it back, so it must not run here.
-        return self._hellos == 0
-
     def _for_owner(self, message: m.Message, now: float) -> bool:
         return True
 
@@ -483,7 +481,7 @@ _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Answer: Session._on_answer,
     m.Failure: Session._on_failure,
     m.Finished: Session._on_finished,
-    m.Deliver: Session._on_deliver,
+    m.Deliver: Session._for_owner,
     m.Ping: Session._for_owner,
     m.Lost: Session._for_owner,
     m.Cancel: Session._for_owner,

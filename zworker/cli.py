@@ -192,5 +192,4 @@ def _serve(
         worker.credentials = given.credentials
     if drain_timeout is not None:
         worker.drain_timeout = drain_timeout
-    given.timeout = connect_timeout
     worker.run(connect_timeout=connect_timeout)

@@ -64,8 +64,8 @@ class Consumer:
         self._transport = transport
         self._station: Station | None = None
         self._buffer: deque[Job] = deque()
-        self._turning = threading.Lock()
-        self._waiting: set[object] = set()  # an object for each thread that iterates and has no job
+        self._turning = threading.Condition(threading.Lock())
+        self._leading = False  # whether a thread waits for the connection
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._unsent = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -114,6 +114,9 @@ class Consumer:
         station.transport.wake()
         keeper.join()
         with self._turning:
+            self._turning.notify_all()
+            while self._leading:
+                self._turning.wait(TICK_MS / 1000)
             self._buffer.clear()
             station.close(ANSWER_MS)
         self._tell_watchers()
@@ -198,28 +201,40 @@ class Consumer:
         self._nudge()
 
     def _fill(self, station: Station, wait_ms: float | None = None) -> bool:
-        """Wait until the buffer has a job; False when the consumer is closed, or the time is over."""
+        """Wait until the buffer has a job; False when the consumer is closed, or the time is over.
+
+        One waiting thread leads: it watches the connection, without the lock. The others follow: they are notified of
+        jobs, and of the lead being free.
+        """
         transport = station.transport
         until = transport.now() + (self._idle_ms if wait_ms is None else wait_ms)
-        waiter = object()
-        self._waiting.add(waiter)
-        try:
+        with self._turning:
             while not self._closing.is_set():
-                with self._turning:
-                    if not self._closing.is_set() and (not self._buffer or station.session.settled):
-                        self._turn(station)
-                if self._buffer:
-                    return True
+                if not self._buffer or station.session.settled:
+                    self._turn(station)
                 left = until - transport.now()
-                if left <= 0:
-                    return False
-                transport.wait(min(left, TICK_MS))
-        finally:
-            self._waiting.discard(waiter)
-            self._pass_on(station)
+                if self._buffer or left <= 0:
+                    self._turning.notify()
+                    return bool(self._buffer)
+                if self._leading:
+                    self._turning.wait(min(left, TICK_MS) / 1000)
+                else:
+                    self._lead(station, left)
         if self._failure is not None:
             raise self._failure
         return False
+
+    def _lead(self, station: Station, wait_ms: float) -> None:
+        """Wait for the connection; the caller holds the lock, and has it again afterwards."""
+        self._leading = True
+        self._turning.release()
+        try:
+            station.transport.wait(min(wait_ms, TICK_MS))
+        finally:
+            self._turning.acquire()
+            self._leading = False
+            if self._closing.is_set():
+                self._turning.notify_all()
 
     def _turn(self, station: Station) -> None:
         """One pass over the connection; the caller holds the lock."""
@@ -227,6 +242,7 @@ class Consumer:
         jobs = station.turn(station.transport.now())
         if jobs:
             self._buffer += jobs
+            self._turning.notify(len(jobs))
             if self._watchers:
                 self._tell_watchers()
         for job in station.session.interrupted():
@@ -261,23 +277,21 @@ class Consumer:
             self._tell_watchers()
 
     def _keep_once(self, station: Station) -> None:
-        if self._watchers and not self._waiting:
-            station.transport.wait(TICK_MS)
-        else:
-            self._unsent.wait((TICK_MS if self._waiting else KEEPER_MS) / 1000)
-            if self._waiting and not station.session.settled:
-                self._unsent.clear()
-                return
-        if self._closing.is_set():
-            return
         with self._turning:
+            led = bool(self._watchers) and not self._leading
+            if led:
+                self._lead(station, TICK_MS)
+        if not led:
+            self._unsent.wait((TICK_MS if self._leading else KEEPER_MS) / 1000)
+        with self._turning:
+            if self._closing.is_set():
+                return
+            if self._leading and not station.session.settled:
+                self._unsent.clear()  # Whoever leads does the rest.
+                return
             self._turn(station)
-        self._pass_on(station)
-
-    def _pass_on(self, station: Station) -> None:
-        """Wake a thread that waits, if there is a job for it that another thread received."""
-        if self._buffer and self._waiting:
-            station.transport.wake()
+            if self._leading and self._buffer:
+                station.transport.wake()
 
     def _tell_watchers(self) -> None:
         for loop, arrived in list(self._watchers):

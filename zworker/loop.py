@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from zclient.durations import format_duration
 from zclient.errors import BrokerUnreachable, UnsupportedVersion, ZError
 from zclient.protocol.messages import Outcome
 from zworker.executor import Executor
@@ -50,8 +51,10 @@ class Loop:
         self._drain_ms = drain_ms
         self._ready = ready
         self._connect_by_ms = _FOREVER
+        self._unreached = ""
         if connect_timeout_ms is not None:
             self._connect_by_ms = station.transport.now() + connect_timeout_ms
+            self._unreached = f"no broker at {station.where} within {format_duration(connect_timeout_ms / 1000)}"
         self._executor = Executor(concurrency, self._finish, "zworker", lambda: self._session.max_result_bytes)
         self._runs: set[Run] = set()
         self._finished: deque[tuple[Run, list[Settled]]] = deque()
@@ -149,7 +152,7 @@ class Loop:
                 self._stop_run(run, "timeout")
         if now >= self._connect_by_ms:
             if not self._welcomed:
-                raise self._station.refusal or BrokerUnreachable("the broker was not reached in time")
+                raise self._station.refusal or BrokerUnreachable(self._unreached)
             self._connect_by_ms = _FOREVER
 
     def _settle(self, run: Run, outcomes: list[Settled]) -> None:

@@ -50,6 +50,7 @@ class Station:
         else:
             self.transport = Link(self.session.session, check_endpoints(endpoints), credentials=credentials)
         self.nudge = self.transport.wake if nudge is None else nudge
+        self.where = endpoints if isinstance(endpoints, str) else " or ".join(endpoints)
         self.closed = False
         self._append = self.session.settled.append
         self._pid = os.getpid()

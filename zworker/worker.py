@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zclient.config import DEFAULT_ENDPOINT, Duration, OpenTransport
-from zclient.durations import parse_duration
+from zclient.durations import format_duration, parse_duration
 from zclient.errors import BrokerUnreachable, ClosedError, InvalidArgument
 from zclient.link import check_endpoints
 from zclient.protocol.limits import MAX_QUEUES_PER_PEER
@@ -195,7 +195,8 @@ class Worker:
     def wait_ready(self, timeout: Duration = 10.0) -> None:
         """Wait until the broker may hand over jobs. Raises `BrokerUnreachable` if that takes longer."""
         if not self.ready.wait(parse_duration(timeout)):
-            raise BrokerUnreachable(f"the broker at {self.endpoints} did not answer the worker within {timeout}")
+            where = self.endpoints if isinstance(self.endpoints, str) else " or ".join(self.endpoints)
+            raise BrokerUnreachable(f"no broker at {where} within {format_duration(parse_duration(timeout))}")
 
     def __enter__(self) -> "Worker":
         self.start()

@@ -360,6 +360,20 @@ def test_threads_share_a_client(client: Client) -> None:
     assert client.queue("threads")["ready"] == 1000
 
 
+def test_no_wake_up_is_lost_between_threads(own_broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tick that would hide it for a second, a lost wake-up is a call that times out."""
+    monkeypatch.setattr("zclient.link.TICK_MS", 3_600_000)
+    with Client(own_broker.endpoint) as client:
+
+        def work() -> None:
+            for number in range(150):
+                client.send("wake", number)
+
+        for threads in (2, 3, 4, 8):
+            assert run_beside(*[work] * threads) == []
+        assert client.queue("wake")["ready"] == 17 * 150
+
+
 def test_a_forked_child_has_a_connection_of_its_own(broker: BrokerProcess, client: Client) -> None:
     job = client.send("forked", "parent")
     holding = threading.Thread(target=lambda: client.send_many("forked", range(20_000)))

@@ -111,7 +111,7 @@ class Child:
         self._command = command
         self._options = options
         self._log_events = log_events
-        self.spawn()
+        self.started = False
 
     def spawn(self) -> None:
         """Start it."""
@@ -125,6 +125,7 @@ class Child:
                 text=True,
                 **self._options,
             )
+        self.started = True
         assert self.process.stdout is not None
         self.events = Events(self.process.stdout)
         self.expect, self.named, self.reach = self.events.expect, self.events.named, self.events.reach
@@ -178,6 +179,8 @@ class Child:
 
     def end(self) -> None:
         """End it, whatever its state."""
+        if not self.started:
+            return
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
@@ -201,23 +204,25 @@ class BrokerProcess(Child):
 
     def __init__(self, data: Path, log: Path, *, program: tuple[str, ...] = ("zbroker",), **settings: Any) -> None:
         self.data = data
+        self.checked = True  # whether its data is looked at after the test
         self._program = program
         self._settings = settings
-        self._bind = "tcp://127.0.0.1:*"
-        super().__init__(self._line(), log, log_events=True)
-        self.endpoint = self._ready()
-        self._bind = self.endpoint
+        self.endpoint = "tcp://127.0.0.1:*"
+        super().__init__([], log, log_events=True)
+
+    def start(self) -> None:
+        """Start it, on its old port if it has one; returns when it serves."""
+        self._command = self._line()
+        self.spawn()
+        line = eventually(self._first_line)
+        assert line.startswith("ready "), line
+        self.endpoint = line.removeprefix("ready ")
 
     def _line(self) -> list[str]:
-        line = [sys.executable, "-m", *self._program, "start", "--data", str(self.data), "--bind", self._bind]
+        line = [sys.executable, "-m", *self._program, "start", "--data", str(self.data), "--bind", self.endpoint]
         for name, value in self._settings.items():
             line += ["--" + name.replace("_", "-"), str(value)]
         return [*line, "--log-format", "json"]
-
-    def _ready(self) -> str:
-        ready = eventually(self._first_line)
-        assert ready.startswith("ready "), ready
-        return ready.removeprefix("ready ")
 
     def _first_line(self) -> str:
         if self.events.all:
@@ -228,8 +233,6 @@ class BrokerProcess(Child):
         return ""
 
     def restart(self, **settings: Any) -> None:
-        """Start it again, with these settings changed; returns when it serves."""
+        """Start it again after its end, with these settings changed."""
         self._settings |= settings
-        self._command = self._line()
-        self.spawn()
-        self._ready()
+        self.start()

@@ -148,6 +148,7 @@ def resume(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
 def purge(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     """Every ready job of the queue is void from now on; a sweep removes what is left of them."""
     queue = queue_of(state, arguments)
+    refuse_if_busy(state)  # before anything is changed: a refused order has no effect
     jobs = queue.counts.jobs[JobState.READY]
     queue.floor = queue.next_sequence
     queue.ring.forget(queue.floor)

@@ -1,9 +1,9 @@
-"""What the demo shows: a line an event, a bar that moves below them on a terminal, tables at the end. It decides nothing."""
+"""What the demo shows: a line an event, tables at the end, and on a terminal a bar that moves. It decides nothing."""
 
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -61,22 +61,40 @@ class Screen:
         line.add_row(f"{time.monotonic() - self._started:.1f}s", who, text)
         self._console.print(line)
 
-    def move(self, results: int, told: str | None = None) -> None:
-        """Move the bar, and say what stands beside it."""
-        self._progress.update(self._bar, completed=results, **({} if told is None else {"told": told}))
+    def move(self, results: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._bar, completed=results)
+
+    def tell(self, text: str) -> None:
+        """Change what stands beside the bar."""
+        self._progress.update(self._bar, told=text)
 
     def end_bar(self) -> None:
         """Take the bar away."""
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def gap(self) -> None:
+        """An empty line."""
+        self._console.print()
+
+    def heading(self, text: str) -> None:
+        """What the tables below are about."""
+        self._console.print()
+        self._console.print(Text(text, style="bold"))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
         """A small table; numbers to the right, with commas."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", border_style="dim")
         for position, column in enumerate(columns):
             numbers = all(isinstance(row[position], int) for row in rows)
             table.add_column(column, justify="right" if numbers else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else Text(str(cell)) for cell in row))
+            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else Text(cell) for cell in row))
         self._console.print()
-        self._console.print(Text(title, style="bold"))
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+    def note(self, text: str) -> None:
+        """A sentence below a table."""
+        self._console.print()
+        self._console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))

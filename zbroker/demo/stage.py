@@ -25,9 +25,12 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
 """For a broker or worker to end after SIGTERM."""
 
+LOG_LOOK_SECONDS = 0.02
+"""Between two looks at a log."""
+
 PORTS = range(20_000, 30_000)
-"""Below those that systems give to outgoing connections: while the broker is away, no peer that tries to reconnect can be
-given its very port and connect to itself."""
+"""Below those that systems give to outgoing connections: while the broker is away, no peer that tries to reconnect can
+be given its very port and connect to itself."""
 
 
 class DemoFailed(ZError):
@@ -88,6 +91,7 @@ class Stage:
             f'data = {json.dumps(str(self.data))}\nbind = "{self.endpoint}"\nlog_format = "json"\n', encoding="utf-8"
         )
         self._programs: list[Program] = []
+        self._starts = 0  # of the broker
 
     async def start_broker(self) -> Program:
         """Start a broker on the directory's data and port, the same each time; returns when it serves."""
@@ -99,7 +103,17 @@ class Stage:
                     told = await broker.process.stdout.readline()
         if told.decode().split() != ["ready", self.endpoint]:
             raise DemoFailed(f"the broker did not start: {self._last_words('broker')}")
+        self._starts += 1
         return broker
+
+    async def opened(self) -> Mapping[str, Any]:
+        """What the broker logged when it opened the directory, at its last start: which jobs it found there."""
+        entries: list[Mapping[str, Any]] = []
+        async with asyncio.timeout(READY_SECONDS):
+            while len(entries) < self._starts:
+                await asyncio.sleep(LOG_LOOK_SECONDS)
+                entries = list(self._broker_log("opened"))
+        return entries[-1]
 
     async def start_worker(self, name: str, module: str) -> Program:
         """Start a worker process that runs the tasks of ``module``; it connects by itself."""
@@ -112,14 +126,6 @@ class Stage:
         if program.process.returncode != 0:
             raise DemoFailed(f"{module} failed: {self._last_words(name)}")
         return json.loads(told)
-
-    def broker_events(self, event: str) -> Iterator[Mapping[str, Any]]:
-        """What the broker logged of one kind, over all its lives."""
-        for line in self._log("broker").read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line that SIGKILL cut off
-                entry = json.loads(line)
-                if entry.get("event") == event:
-                    yield entry
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,6 +153,14 @@ class Stage:
         program = Program(name, process)
         self._programs.append(program)
         return program
+
+    def _broker_log(self, event: str) -> Iterator[Mapping[str, Any]]:
+        """What the broker logged of one kind, over all its lives."""
+        for line in self._log("broker").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line that SIGKILL cut off, or that is being written
+                entry = json.loads(line)
+                if entry.get("event") == event:
+                    yield entry
 
     def _log(self, name: str) -> Path:
         return self.directory / f"{name.replace(' ', '-')}.log"
