@@ -75,5 +75,8 @@ PRODUCER_KEPT_MS = 24 * 3600 * 1000
 CLIENT_PROBE_MS = 5000
 """How often a peer that takes no jobs is probed, so that the broker forgets those that left without a word."""
 
+WATCH_MS = 20
+"""Least time between two looks at all peers."""
+
 CONGESTED_MS = 100
 """How long a worker whose connection is full gets no delivery."""

@@ -222,8 +222,10 @@ class LocalBroker:
             self._changed.notify_all()
 
     def _until_renewal(self) -> int:
-        """Time steps no further than a worker needs to renew its leases."""
+        """Time steps no further than a worker needs to renew its leases, if any holds one."""
         state = self._engine.core.state
+        if not state.leased:
+            return NEVER_MS
         return max(1, min((queue.policy.lease_ms for queue in state.queues.values()), default=NEVER_MS) // 6)
 
     def _renewed(self) -> None:

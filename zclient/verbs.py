@@ -234,12 +234,12 @@ def pause(name: str, *, paused: bool) -> Verb[None]:
 class Bulk:
     """What an order over many jobs does.
 
-    For named jobs ``count`` is how many it changed. For a queue it is how many dead jobs there were, and ``task`` is
+    For named jobs ``count`` is how many it changed. For a queue it is how many dead jobs there were, and ``work`` is
     the number of the work that goes on in the broker.
     """
 
     count: int
-    task: int | None = None
+    work: int | None = None
 
 
 def bulk(name: str, ids: Any, queue: str | None, rate: int | None) -> list[Verb[Bulk]]:
@@ -269,7 +269,7 @@ def bulk(name: str, ids: Any, queue: str | None, rate: int | None) -> list[Verb[
 def total(done: Iterable[Bulk]) -> Bulk:
     """The sum of several."""
     done = list(done)
-    return Bulk(sum(one.count for one in done), next((one.task for one in done if one.task is not None), None))
+    return Bulk(sum(one.count for one in done), next((one.work for one in done if one.work is not None), None))
 
 
 def _map(value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from zclient.config import Duration, OpenTransport
 from zclient.durations import parse_duration
-from zclient.errors import ClosedError, InvalidArgument
+from zclient.errors import ClosedError, InvalidArgument, ZError
 from zclient.jobs import queue_name
 from zclient.link import check_endpoints
 from zclient.protocol.limits import MAX_QUEUES_PER_PEER
@@ -163,6 +163,8 @@ class Consumer:
                     return
         finally:
             self._watchers.discard(watcher)
+        if self._failure is not None:
+            raise self._failure
 
     def get(self, timeout: Duration | None = None) -> Job | None:
         """The next job, or None if none comes within ``timeout`` (or the consumer's ``idle``)."""
@@ -210,7 +212,7 @@ class Consumer:
         until = transport.now() + (self._idle_ms if wait_ms is None else wait_ms)
         with self._turning:
             while not self._closing.is_set():
-                if not self._buffer or station.session.settled:
+                if not self._buffer or station.has_more:
                     self._turn(station)
                 left = until - transport.now()
                 if self._buffer or left <= 0:
@@ -227,9 +229,12 @@ class Consumer:
     def _lead(self, station: Station, wait_ms: float) -> None:
         """Wait for the connection; the caller holds the lock, and has it again afterwards."""
         self._leading = True
+        self._unsent.clear()
+        # In this order: what is settled from now on wakes the one who waits; what was settled before is seen here.
+        wait_ms = 0 if station.has_more else min(wait_ms, TICK_MS)
         self._turning.release()
         try:
-            station.transport.wait(min(wait_ms, TICK_MS))
+            station.transport.wait(wait_ms)
         finally:
             self._turning.acquire()
             self._leading = False
@@ -248,9 +253,7 @@ class Consumer:
         for job in station.session.interrupted():
             log(logging.WARNING, "lease lost" if job.lease_lost else "cancelled", job=job.id, fence=job.fence)
             job.interrupt()
-        while station.session.faults:
-            fault = station.session.faults.pop()
-            log(logging.ERROR, "settlement not taken", code=fault.code, reason=str(fault))
+        station.notice()
 
     # ---- the keeper
 
@@ -258,7 +261,7 @@ class Consumer:
         """Something is to be sent: the keeper does it, unless an iterating thread comes first."""
         if not self._unsent.is_set():
             self._unsent.set()
-            if self._watchers and self._station is not None:
+            if self._leading and self._station is not None:
                 self._station.transport.wake()
 
     def _keep(self) -> None:
@@ -269,16 +272,24 @@ class Consumer:
             while not self._closing.is_set():
                 self._keep_once(station)
         except Exception as error:
-            # A bug of ours. The iterating thread raises it; the jobs go back when the block is left.
-            LOGGER.exception("the consumer failed")
+            # Whoever iterates raises it; the jobs go back when the block is left.
+            if not isinstance(error, ZError):
+                LOGGER.exception("the consumer failed")
             self._failure = error
-            self._closing.set()
-            station.transport.wake()
-            self._tell_watchers()
+            self._end()
+
+    def _end(self) -> None:
+        """Have every iteration end."""
+        self._closing.set()
+        if self._station is not None:
+            self._station.transport.wake()
+        with self._turning:
+            self._turning.notify_all()
+        self._tell_watchers()
 
     def _keep_once(self, station: Station) -> None:
         with self._turning:
-            led = bool(self._watchers) and not self._leading
+            led = (bool(self._watchers) or station.is_asking) and not self._leading
             if led:
                 self._lead(station, TICK_MS)
         if not led:
@@ -286,7 +297,7 @@ class Consumer:
         with self._turning:
             if self._closing.is_set():
                 return
-            if self._leading and not station.session.settled:
+            if self._leading and not station.has_more:
                 self._unsent.clear()  # Whoever leads does the rest.
                 return
             self._turn(station)

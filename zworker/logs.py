@@ -14,7 +14,10 @@ LOGGER = logging.getLogger("zworker")
 def log(level: int, event: str, **facts: Any) -> None:
     """Log an event that an operator cares about; ``facts`` that are None are left out."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.log(level, event, extra={"facts": {name: fact for name, fact in facts.items() if fact is not None}})
+        told = {name: fact for name, fact in facts.items() if fact is not None}
+        text = " ".join(f"{name}={_shown(fact)}" for name, fact in told.items())
+        # The facts are in the message as well, for whatever handlers the program around a worker has.
+        LOGGER.log(level, "%s", f"{event}  {text}".rstrip(), extra={"event": event, "facts": told})
 
 
 class TextFormatter(logging.Formatter):
@@ -22,8 +25,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the facts contain; an exception adds its traceback."""
-        facts = " ".join(f"{name}={_shown(fact)}" for name, fact in getattr(record, "facts", {}).items())
-        line = f"{_time(record)} {record.levelname.lower():<7} {record.getMessage()}  {facts}".rstrip()
+        line = f"{_time(record)} {record.levelname.lower():<7} {record.getMessage()}"
         return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
 
 
@@ -35,7 +37,7 @@ class JsonFormatter(logging.Formatter):
         entry = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": getattr(record, "event", record.getMessage()),
             **getattr(record, "facts", {}),
         }
         if record.exc_info is not None:

@@ -5,13 +5,12 @@ It never runs a handler itself, so that leases are renewed whatever handlers do.
 """
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from zclient.durations import format_duration
-from zclient.errors import BrokerUnreachable, UnsupportedVersion, ZError
+from zclient.errors import BrokerUnreachable, ZError
 from zclient.protocol.messages import Outcome
 from zworker.executor import Executor
 from zworker.job import Job
@@ -30,7 +29,7 @@ _FOREVER = float("inf")
 class Loop:
     """One life of a worker. ``run`` is its thread's work; ``drain`` and ``hurry`` may be called from others.
 
-    ``ready`` is set when the broker first heard of this worker; ``failure`` says why the loop ended by itself.
+    ``failure`` says why the loop ended by itself.
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class Loop:
         concurrency: int,
         drain_ms: float,
         connect_timeout_ms: float | None,
-        ready: threading.Event,
     ) -> None:
         self.failure: Exception | None = None
         self._tasks = tasks
@@ -49,7 +47,6 @@ class Loop:
         self._session = station.session
         self._concurrency = concurrency
         self._drain_ms = drain_ms
-        self._ready = ready
         self._connect_by_ms = _FOREVER
         self._unreached = ""
         if connect_timeout_ms is not None:
@@ -64,9 +61,6 @@ class Loop:
         self._draining = False
         self._end_by_ms = _FOREVER
         self._hurried = False
-        self._welcomed = False
-        self._refusal = ""
-        self._refused = 0
 
     @staticmethod
     def capacity(tasks: Mapping[str, Task[..., Any]], concurrency: int) -> int:
@@ -123,7 +117,7 @@ class Loop:
         self._look_at_time(now)
         self._tell_capacity()
         jobs = self._station.turn(now)
-        self._notice()
+        self._station.notice()
         for job in jobs:
             self._accept(job, now)
         self._interrupt(self._session.interrupted())
@@ -140,7 +134,7 @@ class Loop:
         while finished:
             run, outcomes = finished.popleft()
             self._runs.discard(run)
-            if run.overdue or any(job.lease_lost for job in run.jobs):
+            if not run.interrupted and (run.overdue or any(job.lease_lost for job in run.jobs)):
                 log(logging.WARNING, "late outcome ignored", job=run.jobs[0].id, queue=run.task.queue)
             self._settle(run, outcomes)
 
@@ -151,7 +145,7 @@ class Loop:
                 self._settle(run, timeout(run))
                 self._stop_run(run, "timeout")
         if now >= self._connect_by_ms:
-            if not self._welcomed:
+            if not self._station.ready.is_set():
                 raise self._station.refusal or BrokerUnreachable(self._unreached)
             self._connect_by_ms = _FOREVER
 
@@ -247,7 +241,7 @@ class Loop:
 
     def _next_due(self, now: float) -> float:
         """When a timeout, a batch or the end of the drain time comes; monotonic ms."""
-        due = min(self._connect_by_ms if not self._welcomed else _FOREVER, self._end_by_ms)
+        due = min(self._connect_by_ms, self._end_by_ms)
         for run in self._runs if self._is_timed else ():
             if run.deadline_ms is not None and not run.overdue:
                 due = min(due, run.deadline_ms)
@@ -256,39 +250,6 @@ class Loop:
                 if waiting:
                     due = min(due, waiting[0][0] + self._tasks[queue].options.batch_wait_ms)
         return due
-
-    # ---- the broker
-
-    def _notice(self) -> None:
-        """Log what changed between the broker and this worker."""
-        session = self._session
-        refusal = self._station.refusal
-        if isinstance(refusal, UnsupportedVersion):
-            raise refusal
-        welcomed = session.session.welcomed
-        if welcomed != self._welcomed:
-            self._welcomed = welcomed
-            if welcomed:
-                self._refusal = ""
-                log(
-                    logging.INFO,
-                    "reconnected" if self._ready.is_set() else "ready",
-                    name=session.session.name,
-                    queues=",".join(session.session.queues),
-                    capacity=session.session.capacity,
-                )
-                self._ready.set()
-            else:
-                log(logging.WARNING, "connection lost", held=len(session.held()), reason=session.closing)
-        if refusal is not None and str(refusal) != self._refusal:
-            self._refusal = str(refusal)
-            log(logging.ERROR, "refused by the broker", code=refusal.code, reason=str(refusal))
-        if session.refused != self._refused:
-            log(logging.WARNING, "settlements came too late", count=session.refused - self._refused)
-            self._refused = session.refused
-        while session.faults:
-            error = session.faults.pop()
-            log(logging.ERROR, "settlement not taken", code=error.code, reason=str(error))
 
     # ---- the end
 

@@ -82,8 +82,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         return
     try:
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass  # It ended in this moment.
+    except (ProcessLookupError, PermissionError):
+        pass  # It ended in this moment, or runs as another user: then there is nothing we can do.
 
 
 def _result(stdout: IO[bytes]) -> str | bytes | None:

@@ -4,6 +4,7 @@ It owns the pass over both (settle, receive, send), the wishes of other threads 
 has no thread: whoever calls `turn` lends one, one at a time.
 """
 
+import logging
 import os
 import threading
 from collections import deque
@@ -11,16 +12,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zclient.config import OpenTransport, process_info, process_name
-from zclient.errors import AnswerTimeout, ClosedError, InvalidArgument, LeaseLost, ZError
+from zclient.errors import AnswerTimeout, ClosedError, InvalidArgument, LeaseLost, UnsupportedVersion, ZError
 from zclient.link import Link, check_endpoints
 from zclient.protocol.limits import INCARNATION_BYTES, MAX_CAPACITY, MAX_NAME_CHARS
 from zclient.requests import EXTEND, Request
 from zworker.job import Job
+from zworker.logs import log
 from zworker.session import Entry, WorkerSession
 
 
 class Station:
-    """One incarnation of a worker and its connection. ``nudge`` is called, from any thread, when a turn is wanted."""
+    """One incarnation of a worker and its connection.
+
+    ``nudge`` is called, from any thread, when a turn is wanted. ``ready`` is set when the broker first heard of it.
+    """
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class Station:
         credentials: Any,
         transport: OpenTransport | None,
         nudge: Callable[[], None] | None = None,
+        ready: threading.Event | None = None,
     ) -> None:
         if not 0 < capacity <= MAX_CAPACITY:
             raise InvalidArgument(f"a worker holds 1 to {MAX_CAPACITY} jobs at once, not {capacity}")
@@ -51,7 +57,12 @@ class Station:
             self.transport = Link(self.session.session, check_endpoints(endpoints), credentials=credentials)
         self.nudge = self.transport.wake if nudge is None else nudge
         self.where = endpoints if isinstance(endpoints, str) else " or ".join(endpoints)
+        self.ready = ready or threading.Event()
         self.closed = False
+        self._welcomed = False
+        self._refusal = ""
+        self._refused = 0
+        self._extensions = 0
         self._append = self.session.settled.append
         self._pid = os.getpid()
         self._wishes: deque[tuple[Job, int, Callable[[Request], None]]] = deque()
@@ -75,6 +86,7 @@ class Station:
         answer: list[Request] = []
 
         def done(request: Request) -> None:
+            self._extensions -= 1
             answer.append(request)
             answered.set()
 
@@ -97,12 +109,50 @@ class Station:
         session = self.session
         while self._wishes:
             job, duration_ms, done = self._wishes.popleft()
+            self._extensions += 1
             session.extend(job, duration_ms, now).on_done(done)
         session.tick(now)
         if session.settled:
             session.flush(now)
         messages = self.transport.turn()
         return session.receive(messages, now) if messages else []
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a turn would have something new to send."""
+        return bool(self.session.settled or self._wishes)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether somebody waits for the broker's answer."""
+        return self._extensions > 0
+
+    def notice(self) -> None:
+        """Log what changed between the broker and this worker. Raises `UnsupportedVersion`: time does not heal it."""
+        session = self.session
+        welcomed = session.session.welcomed
+        if welcomed != self._welcomed:
+            self._welcomed = welcomed
+            if welcomed:
+                self._refusal = ""
+                event = "reconnected" if self.ready.is_set() else "ready"
+                queues = ",".join(session.session.queues)
+                log(logging.INFO, event, name=session.session.name, queues=queues, capacity=session.session.capacity)
+                self.ready.set()
+            else:
+                log(logging.WARNING, "connection lost", held=session.unsettled, reason=session.closing)
+        refusal = self.refusal
+        if refusal is not None and str(refusal) != self._refusal:
+            self._refusal = str(refusal)
+            log(logging.ERROR, "refused by the broker", code=refusal.code, reason=str(refusal))
+        if isinstance(refusal, UnsupportedVersion):
+            raise refusal
+        if session.refused != self._refused:
+            log(logging.WARNING, "settlements came too late", count=session.refused - self._refused)
+            self._refused = session.refused
+        while session.faults:
+            error = session.faults.pop()
+            log(logging.ERROR, "settlement not taken", code=error.code, reason=str(error))
 
     def settle_all(self, within_ms: float) -> bool:
         """Send all that is settled and take the answers; whether they came in time."""
@@ -135,6 +185,7 @@ class Station:
 
     def _end_wishes(self) -> None:
         while self._wishes:
+            self._extensions += 1
             request = Request(EXTEND, ())
             request.finish(None, ClosedError("the worker is closed"))
             self._wishes.popleft()[2](request)

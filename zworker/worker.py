@@ -156,6 +156,7 @@ class Worker:
                 name=self.name,
                 credentials=self.credentials,
                 transport=self._transport,
+                ready=self.ready,
             )
             self._loop = Loop(
                 self._tasks,
@@ -163,7 +164,6 @@ class Worker:
                 concurrency=self.concurrency,
                 drain_ms=parse_duration(self.drain_timeout) * 1000,
                 connect_timeout_ms=timeout_ms,
-                ready=self.ready,
             )
             self._thread = threading.Thread(target=self._loop.run, name="zworker", daemon=True)
             self._thread.start()

@@ -466,7 +466,7 @@ def test_dead_jobs_are_listed_replayed_and_dropped(broker: BrokerProcess, client
         with pytest.raises(NotFound):
             client.replay([jobs[4], jobs[0]])
         everything = client.replay(queue="deadly", rate=1000)
-        assert everything.count == 2 and everything.task is not None
+        assert everything.count == 2 and everything.work is not None
         assert [job.result(timeout=20) for job in jobs[4:]] == [4, 5]
     assert list(client.dead("deadly")) == []
 

@@ -211,7 +211,7 @@ class Tight(RuleBasedStateMachine):
 
 Exact.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 Tight.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestExact = Exact.TestCase
 TestTight = Tight.TestCase
@@ -256,3 +256,21 @@ def test_a_better_priority_comes_first_though_it_comes_last() -> None:
     for n, priority in enumerate((-100, 0, 100), 1):
         ring.add((rows.rank_of(priority), b""), n, [b"%d" % priority], rows_.tick)
     assert [identifier for _, _, identifier in ring.take(3, rows_.tick)] == [b"100", b"0", b"-100"]
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 2, 6, 20])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_keys_have_their_turns_in_memory_and_on_disk(lanes: int, restarted: bool) -> None:
+    rows_ = Rows()
+    ring = Ring("q", rows_.view, Budget(max_lanes=lanes), empty=True)
+    for n in range(12):
+        ring.add((100, b"%02d" % n), 1 + n * 300, [b"%02d-%d" % (n, i) for i in range(300)], rows_.tick)
+    rows_.commit()
+    if restarted:
+        ring = Ring("q", rows_.view, Budget(max_lanes=lanes), empty=False)
+    served = dict.fromkeys(range(12), 0)
+    for _ in range(300):
+        for _, _, identifier in ring.take(4, rows_.tick):
+            served[int(identifier[:2])] += 1
+    assert sum(served.values()) == 1200
+    assert max(served.values()) - min(served.values()) <= 2

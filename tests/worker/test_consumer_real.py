@@ -185,6 +185,7 @@ def test_leases_are_renewed_while_the_loop_is_busy_and_a_lost_one_is_seen(queue:
             held = taken(consumer)
             first = held.delivery.until_ms
             wait_for(lambda: held.delivery.until_ms > first + 600)
+            held.extend("1m")
             held.ack("still mine")
             assert job.result(timeout=WAIT_S) == "still mine"
 

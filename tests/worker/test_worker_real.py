@@ -422,3 +422,20 @@ def test_what_cannot_be_registered_is_refused_at_once() -> None:
         Worker(concurrency=0)
     with pytest.raises(InvalidArgument):
         Worker("http://example.org")
+
+
+def test_events_are_logged_with_their_facts_and_never_with_a_payload(
+    broker: str, client: Client, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(broker, name=queue)
+
+    @worker.task(queue, max_attempts=1)
+    def fails(secret: str) -> None:
+        raise ValueError(f"cannot use {secret}")
+
+    with caplog.at_level("INFO", logger="zworker"), serving(worker):
+        failure(client, queue, "hunter2")
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"ready  name={queue} queues={queue} capacity=8" in text
+    assert f"queue={queue} attempt=1 error=ValueError" in text
+    assert "hunter2" not in text

@@ -81,7 +81,7 @@ def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:
 def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
     """Spread the jobs over the workers with credit, one at a time in turn."""
     free = queue.free
-    if len(free) == 1:
+    if len(free) == 1 and jobs:
         peer = next(iter(free))
         plans.setdefault(peer, []).extend(jobs)
         if peer.credit <= len(plans[peer]):
@@ -117,7 +117,8 @@ def _check(state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], in
         if record is None or identifier in known or not state.is_ready(identifier, record, change, sequence):
             continue
         if change is not None and change.losses:
-            _suspect(state, queue, sequence, identifier, record)
+            # Its row is written again: it was taken, not delivered.
+            state.put_back(queue, leave.place_of(header_of(record)), identifier, change)
         else:
             known[identifier] = (identifier, record, change)
     order = [known.pop(identifier, None) for _, _, identifier in entries]  # an id may stand twice: once is enough
@@ -125,13 +126,6 @@ def _check(state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], in
 
 
 # ---- suspects
-
-
-def _suspect(state: State, queue: Queue, sequence: int, identifier: bytes, record: bytes) -> None:
-    """Keep the job aside until a worker is empty. Its ready row is written again: it was taken, not delivered."""
-    key = rows.lane_prefix(queue.name, *leave.place_of(header_of(record))) + rows.number8(sequence) + rows.RETURNED
-    state.tick.put_ready(key, rows.pack([identifier]))
-    queue.suspects.append((sequence, identifier))
 
 
 def _dispatch_suspects(state: State, queue: Queue) -> None:
@@ -162,7 +156,7 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
 
 def _next_suspect(state: State, queue: Queue) -> Taken | None:
     while queue.suspects:
-        sequence, identifier = queue.suspects.popleft()
+        _, sequence, identifier = queue.suspects.pop(0)
         ((_, record, change),) = state.read([identifier])
         if record is not None and state.is_ready(identifier, record, change, sequence):
             key = (

@@ -18,6 +18,10 @@ Place = tuple[int, bytes]
 """Rank and key: which lane. It sorts as the lanes are served."""
 
 
+WALK_STEPS = 8
+"""Lanes that are in memory already and that the walk over the disk passes at once: each costs a seek."""
+
+
 class Budget:
     """What all queues together hold in memory."""
 
@@ -67,7 +71,9 @@ class Ring:
     __slots__ = (
         "_budget",
         "_lanes",
+        "_left",
         "_levels",
+        "_owed",
         "_parked",
         "_queue",
         "_ranks",
@@ -101,6 +107,8 @@ class Ring:
         self.explored = b""
         self._parked: int | None = None  # the walk waits before this rank until memory has no better one
         self._refused = False  # a lane found on this walk had no room in memory
+        self._left: int | None = None  # the best rank of such lanes that the walk left entries in
+        self._owed = 0  # turns of lanes in memory before the walk goes on
 
     # ---- entries in
 
@@ -129,7 +137,7 @@ class Ring:
         key = rows.lane_prefix(self._queue, *place) + rows.number8(sequence) + rows.RETURNED
         tick.put_ready(key, rows.pack([identifier]))
         lane = self._lane(place)
-        if lane is None or (lane.more and key >= lane.cursor):
+        if lane is None or (lane.more and key >= lane.cursor and not self._in_window(lane, sequence)):
             return  # it will be read from disk in its turn
         if self._has_room(lane, 1):
             heappush(lane.returned, (sequence, identifier))
@@ -160,16 +168,16 @@ class Ring:
             lane = self._next_lane()
             if lane is None:
                 break
-            level = self._levels.get(lane.place[0])
-            alone = level is not None and len(level) == 1 and (self.complete or self._parked is not None)
+            if self._lanes.get(lane.place) is not lane:
+                self._take_from(lane, 1, taken, tick)
+                self._leave(lane, tick)
+                continue
+            level = self._levels[lane.place[0]]
+            alone = len(level) == 1 and (self.complete or self._parked is not None)
             self._take_from(lane, want - len(taken) if alone else 1, taken, tick)
-            resident = self._lanes.get(lane.place) is lane
             if not lane.jobs and not lane.more:
-                if resident:
-                    self._remove(lane)
-            elif not resident:
-                self._count(lane, -lane.jobs)  # a guest: it was read for this turn only
-            elif level is not None and not alone:
+                self._remove(lane)
+            elif not alone:
                 level.rotate(-1)
         return taken
 
@@ -204,6 +212,23 @@ class Ring:
             if block.taken == len(block.ids):
                 lane.blocks.popleft()
                 tick.take_ready(block.key)
+
+    def _leave(self, lane: Lane, tick: Tick) -> None:
+        """Forget a guest, which was read for one turn; its next turn begins where this one ended."""
+        if not lane.jobs and not lane.more:
+            return
+        if lane.blocks and lane.blocks[0].taken:
+            block = lane.blocks[0]
+            tick.take_ready(block.key)
+            tick.put_ready(lane.prefix + rows.number8(self._head(block)), rows.pack(block.ids[block.taken :]))
+        self._count(lane, -lane.jobs)
+        rank = lane.place[0]
+        self._left = rank if self._left is None else min(rank, self._left)
+
+    @staticmethod
+    def _in_window(lane: Lane, sequence: int) -> bool:
+        """Whether the sequence lies before the end of the last block in memory, which the cursor only begins behind."""
+        return bool(lane.blocks) and sequence < lane.blocks[-1].first + len(lane.blocks[-1].ids)
 
     @staticmethod
     def _head(block: Block) -> int:
@@ -258,6 +283,10 @@ class Ring:
 
     def _next_lane(self) -> Lane | None:
         best = self._levels[self._ranks[0]][0] if self._ranks else None
+        if self._owed:
+            self._owed -= 1
+            if best is not None and best.place[0] <= self.explored[len(rows.queue_prefix(self._queue))]:
+                return best
         if self.complete or (best is not None and self._parked is not None and best.place[0] < self._parked):
             return best
         return self._explore(best) or best
@@ -267,9 +296,18 @@ class Ring:
         self._parked = None
         prefix = rows.queue_prefix(self._queue)
         end = rows.beyond(prefix)
+        skipped = 0
         walks = 2 if best is None else 1  # where memory knows of none, the walk starts once more from the front
         while walks:
             row = next(self._view.scan("ready", self.explored or prefix, end), None)
+            left = self._left
+            if left is not None and (row is None or row[0][len(prefix)] > left):  # back to the guests of that rank
+                self._left = None
+                self.explored = prefix + bytes((left,))
+                if best is not None and best.place[0] == left:
+                    self._owed = len(self._levels[left]) - 1
+                    return None
+                continue
             if row is None:
                 self._end_walk()
                 if self.complete:
@@ -283,7 +321,10 @@ class Ring:
                 return None
             place = (rank, key)
             self.explored = rows.beyond(rows.lane_prefix(self._queue, *place))
-            if place in self._lanes:
+            if place in self._lanes:  # then it is of the rank of `best`, which may go first
+                skipped += 1
+                if skipped == WALK_STEPS:
+                    return None
                 continue
             lane = Lane(self._queue, place, self.floor, more=True)
             if self._budget.lanes < self._budget.max_lanes:
@@ -299,6 +340,8 @@ class Ring:
         self.explored = b""
         self._parked = None
         self._refused = False
+        self._left = None
+        self._owed = 0
 
     def _end_walk(self) -> None:
         self.complete = not self._refused

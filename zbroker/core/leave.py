@@ -185,7 +185,7 @@ def ready(state: State, queue: Queue, identifier: bytes, header: Header, change:
         change = change._replace(sequence=queue.sequences(1))  # its old place was purged while it was away
     change = change._replace(state=JobState.READY, due_ms=0)
     state.write_change(identifier, change)
-    queue.ring.put_back(place_of(header), change.sequence, identifier, state.tick)
+    state.put_back(queue, place_of(header), identifier, change)
     state.hot[queue] = None
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sortedcontainers import SortedSet
+
 from zbroker import limits
 from zbroker.core import rows
-from zbroker.core.lanes import Budget, Ring
+from zbroker.core.lanes import Budget, Place, Ring
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.rows import Change
 from zbroker.core.states import Counts, Event
@@ -181,7 +183,7 @@ class Queue:
         self.paused = False
         self.workers: dict[Peer, None] = {}
         self.free: dict[Peer, None] = {}  # workers with credit, in the order of their turns
-        self.suspects: deque[tuple[int, bytes]] = deque()  # (sequence, id): ready jobs that lost a worker before
+        self.suspects = SortedSet()  # (rank, sequence, id) of ready jobs that lost a worker before
 
     def row(self) -> rows.QueueRow:
         jobs, totals = rows.counts_row(self.counts)
@@ -291,6 +293,15 @@ class State:
         """Count a transition of ``jobs`` of the queue; its row is written at the end of the tick."""
         queue.counts.move(before, event, jobs)
         self.touched[queue] = None
+
+    def put_back(self, queue: Queue, place: Place, identifier: bytes, change: Change) -> None:
+        """A ready job returns to its place; one that lost a worker before waits there apart, as a suspect."""
+        if not change.losses:
+            queue.ring.put_back(place, change.sequence, identifier, self.tick)
+            return
+        key = rows.lane_prefix(queue.name, *place) + rows.number8(change.sequence) + rows.RETURNED
+        self.tick.put_ready(key, rows.pack([identifier]))
+        queue.suspects.add((place[0], change.sequence, identifier))
 
     # ---- jobs
 

@@ -52,7 +52,7 @@ def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
     if timer.sequence and timer.sequence >= queue.floor:
         for identifier, change in waiting:
             state.write_change(identifier, change._replace(state=JobState.READY, due_ms=0))
-            queue.ring.put_back(place, timer.sequence, identifier, state.tick)
+            state.put_back(queue, place, identifier, change)
         return
     first = queue.sequences(len(waiting))
     for sequence, (identifier, change) in enumerate(waiting, first):
@@ -109,7 +109,7 @@ def watch_peers(state: State) -> None:
                 peer.probe_at = state.now + (state.settings.probe_ms if works else state.settings.client_probe_ms)
                 state.send(peer, Ping())
             soonest = min(soonest, peer.probe_at)
-    state.next_watch = soonest
+    state.next_watch = max(soonest, state.now + limits.WATCH_MS)  # so that the probes of many peers fall together
 
 
 def wanted_in(state: State) -> int:

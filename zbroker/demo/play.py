@@ -42,11 +42,11 @@ def run_demo(keep: str | None = None, *, most_files: int = MOST_FILES) -> int:
     """Run the demo and return its exit code: 0 if everything was as it should be, 1 if not, 130 if interrupted.
 
     ``keep`` is a directory for data and logs, new or empty; without it they are removed, unless something went wrong.
-    Raises `InvalidArgument` for a directory that holds something.
+    Raises `InvalidArgument` for a directory that holds something, and `DemoFailed` if there is no library.
     """
-    directory = _directory(keep)
     root = Path(sysconfig.get_path("stdlib"))
     files = library_files(root, most_files)
+    directory = _directory(keep)
     code = EXIT_FAILED
     with Screen(len(files)) as screen:
         screen.title(f"The standard library of Python {platform.python_version()}: {len(files)} files, a job for each")
@@ -70,6 +70,8 @@ def library_files(root: Path, most: int) -> list[str]:
     """The library's source files, as paths below ``root``; evenly chosen, if there are more than ``most``."""
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
     files = sorted(path.as_posix() for path in paths if not NOT_OURS & set(path.parts))
+    if not files:
+        raise DemoFailed(f"this Python keeps no source files of its library in {root}")
     return files[:: -(-len(files) // most)]
 
 

@@ -1,5 +1,6 @@
 """What the demo shows: a line an event, tables at the end, and on a terminal a bar that moves. It decides nothing."""
 
+import textwrap
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -97,4 +98,5 @@ class Screen:
     def note(self, text: str) -> None:
         """A sentence below a table."""
         self._console.print()
-        self._console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+        for line in textwrap.wrap(text, self._console.width - 2):
+            self._console.print(Text("  " + line))

@@ -90,7 +90,9 @@ def show_redelivered(screen: Screen, story: Story) -> None:
     screen.heading("What was redelivered")
     if rows:
         screen.table(("file", "attempts", "why"), rows[:MOST_ROWS])
-    screen.note(f"{len(rows)} jobs were lost with {story.victim}, and run again by another worker.")
+        screen.note(f"{len(rows)} jobs were lost with {story.victim}, and run again by another worker.")
+    else:
+        screen.note(f"The broker was killed before it noticed that {story.victim} was gone.")
     screen.note(
         f"{story.left_leased} jobs were with workers when the broker was killed: {story.kept} were settled there when "
         f"it was back, {story.returned} were delivered again."

@@ -77,11 +77,11 @@ def drop(targets: tuple[str, ...], whole: bool, yes: bool) -> None:
 
 
 def _tell(done: Bulk, past: str, targets: tuple[str, ...]) -> None:
-    if done.task is None:
+    if done.work is None:
         print_done({past: done.count}, f"{done.count} jobs {past}")
     else:
         print_done(
-            {past: done.count, "task": done.task},
+            {past: done.count, "work": done.work},
             f"{targets[0]}'s dead jobs are being {past}; `zclient queue show {targets[0]}` shows how many are left",
         )
 
