@@ -89,8 +89,8 @@ class _Check:
             row = rows.DeliveryRow(*rows.unpack(value))
             if fence >> 32 > epoch:
                 self._report.fault(f"delivery {fence} is of an epoch that has not begun")
-            for identifier, record, change in self._read(row.ids):
-                if record is None or (change is not None and change.fence >= fence):
+            for n, (identifier, record, change) in enumerate(self._read(row.ids)):
+                if not row.holds(fence, n, record, change):
                     continue
                 if identifier in self._leased:
                     self._report.fault(f"job {_text(identifier)} is leased twice")
@@ -104,13 +104,15 @@ class _Check:
             prefix = rows.lane_prefix(queue, rank, lane_key)
             floor = self._queues[queue].floor if queue in self._queues else 0
             for sequence, (identifier, record, change) in enumerate(self._read(rows.unpack(value)), first):
-                if sequence < floor or record is None or not self._counts(identifier, record, change, sequence):
+                if sequence < floor or record is None or header_of(record).queue != queue:
+                    continue
+                if not self._counts(identifier, record, change, sequence):
                     continue
                 if not returned and self._store.get("ready", prefix + rows.number8(sequence) + rows.RETURNED):
                     continue  # it came back: its place is the row that its return wrote
                 options = header_of(record).options
                 place = rows.rank_of(options.get("priority", 0)), options.get("key", "").encode()
-                if place != (rank, lane_key) or header_of(record).queue != queue:
+                if place != (rank, lane_key):
                     self._report.fault(f"job {_text(identifier)} waits in the lane of others")
                 self._placed[queue, State.READY] += 1
 

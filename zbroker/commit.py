@@ -4,6 +4,7 @@ Inline today, and spoken as submit and completed, with one tick in flight, so th
 (``docs/decisions/0002-inline-commit.md``). It knows no socket and no job.
 """
 
+import time
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -35,13 +36,16 @@ class Commit:
         self._wait = wait
         self._completed: list[Tick] = []
         self.refusals = 0
+        self.took_ms = 0.0
 
     def submit(self, tick: Tick) -> None:
         """Commit a tick. Raises `StoreFailed`, or `StoreFull` after `GIVE_UP_SECONDS`: the process must end."""
         if tick.has_rows:
+            started = time.perf_counter()
             self._write(tick)
             if self._sync:
                 self._store.sync()
+            self.took_ms += (time.perf_counter() - started) * 1000
         self._completed.append(tick)
 
     def completed(self) -> list[Tick]:

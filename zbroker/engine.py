@@ -27,6 +27,11 @@ class Engine:
         self.core = core
         self._commit = commit
 
+    @property
+    def commit_ms(self) -> float:
+        """What all commits took so far."""
+        return self._commit.took_ms
+
     def open(self, wall: int, now: int, broker: bytes) -> None:
         """Read what was in flight, and commit the new epoch. Nothing may be received before."""
         self._commit.submit(self.core.open(wall, now, broker))

@@ -97,14 +97,15 @@ class Server:
         engine, core = self._engine, self._core
         now = _monotonic_ms()
         worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
+        committing = engine.commit_ms
         while not self._is_over(now):
             timeout = self._wait_ms(now)
             self._poller.poll(timeout)
             woken = _monotonic_ms()
-            late = max(worked, woken - now - timeout)
+            stalled = _stall_ms(worked, woken - now, timeout)
             core.begin(_wall_ms(), woken)
-            if late > limits.LATE_TURN_MS:
-                core.stalled(late)
+            if stalled:
+                core.stalled(stalled)
             drained = self._receive()
             self._look_around(woken)
             self._send(engine.finish(drained=drained))
@@ -112,6 +113,8 @@ class Server:
                 self._on_notice(notice)
             now = _monotonic_ms()
             worked = now - woken
+            committing, before = engine.commit_ms, committing
+            core.turn_took(worked - (committing - before))
         core.say_closing("the broker stops")
         core.begin(_wall_ms(), now)
         self._send(engine.finish(drained=True))
@@ -182,6 +185,16 @@ class Server:
             self._next_disk_check = now + DISK_CHECK_MS
             free = self._store.free_bytes()
             self._core.set_disk_low(free is not None and free < self._disk_floor)
+
+
+def _stall_ms(worked: int, waited: int, timeout: int) -> int:
+    """How long the broker itself stood still: its last turn if that was late, and all of a wait that was.
+
+    All of it, since a stopped process may have stopped at its beginning, and its receiving thread stood still as well:
+    what others sent in time has yet to reach us.
+    """
+    late = limits.LATE_TURN_MS
+    return (worked if worked > late else 0) + (waited if waited - timeout > late else 0)
 
 
 def _monotonic_ms() -> int:

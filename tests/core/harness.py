@@ -260,7 +260,7 @@ class Bench:
         stalled_ms: int = 0,
         ends: str = "",
     ) -> None:
-        """One turn. It ends the broker "before commit" or "before send", if told so; then open a new one with `crash`."""
+        """One turn. ``ends``: the broker dies "before commit" or "before send"; `crash` starts it again."""
         core = self.core
         core.begin(self.wall, self.now)
         if stalled_ms:
@@ -301,7 +301,7 @@ class Bench:
         raise AssertionError(f"the core still wants turns after {MOST_TURNS} of them")
 
     def advance(self, ms: int, *, wall_ms: int | None = None) -> None:
-        """Let time pass, with the turns that the core asks for on the way. ``wall_ms``: the wall clock jumps instead."""
+        """Let time pass, with the turns that the core asks for. ``wall_ms``: first the wall clock jumps by as much."""
         if wall_ms is not None:
             self.wall += wall_ms
             self.turn()

@@ -4,6 +4,7 @@ One turn: `begin` with the clocks, `receive` for each message, `finish` for what
 What it holds may leave only once it is committed; the core meanwhile reads it as done, through its view.
 """
 
+from bisect import bisect_left
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,7 @@ class Core:
         for identifier in ids:
             end = queries.end_of(state, identifier)
             if end is not None and (end[1] != "unknown" or state.history.complete):
-                state.send(peer, m.Finished([end]))
+                state.tick.end(peer.route, end)
                 continue
             peer.watched.add(identifier)
             state.watchers.setdefault(identifier, set()).add(peer)
@@ -220,6 +221,12 @@ class Core:
         if low != self.state.disk_low:
             self.state.disk_low = low
             self.state.notice("error" if low else "info", "disk low" if low else "disk has room", refusing_jobs=low)
+
+    def turn_took(self, ms: float) -> None:
+        """A turn ended that took so long, its commit left out: `stats` tells."""
+        state = self.state
+        state.longest_turn_ms = max(state.longest_turn_ms, ms)
+        state.turns[bisect_left(limits.TURN_BOUNDS_MS, ms)] += 1
 
     def drain(self) -> None:
         """No more deliveries; everything else goes on."""

@@ -11,7 +11,7 @@ from zbroker.core.state import Delivery, Peer, Queue, State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol.messages import Deliver
-from zclient.protocol.record import header_of
+from zclient.protocol.record import header_of, sequence_of
 
 CHUNK = 128
 """Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
@@ -45,6 +45,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     out = 0
     size = 0
     plans: dict[Peer, list[Taken]] = {}
+    planned: set[bytes] = set()  # an id may stand twice: once is enough
     ghosts = 0
     while queue.free and queue.counts.jobs[JobState.READY] > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
@@ -52,10 +53,10 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
             break
         want = _credit(queue, plans, min(CHUNK, budget - out))
         entries = queue.ring.take(want, state.tick)
-        jobs = _check(state, queue, entries)
+        jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
         for job in jobs:
-            size += len(job[1])
+            size += len(job[1]) if not header_of(job[1]).external else state.settings.max_payload
         out += _assign(queue, jobs, plans)
         if not entries:
             if queue.ring.may_have_more:
@@ -97,32 +98,36 @@ def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> 
     return len(jobs)
 
 
-def _check(state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]]) -> list[Taken]:
-    """The entries that count, with their records; suspects go their own way."""
+def _check(
+    state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], planned: set[bytes]
+) -> list[Taken]:
+    """The entries that count, with their records, but for those ``planned``; suspects go their own way."""
     fresh = state.fresh
-    jobs: list[Taken] = []
-    unknown: list[tuple[int, bytes]] = []
-    for _, sequence, identifier in entries:
-        record = fresh.pop(identifier, None)
-        if record is None:
-            unknown.append((sequence, identifier))
+    jobs: list[Taken | None] = []
+    unknown: list[int] = []  # positions of the entries whose rows must be read
+    for position, (_, sequence, identifier) in enumerate(entries):
+        record = fresh.get(identifier)
+        if record is None or sequence_of(record) != sequence or header_of(record).queue != queue.name:
+            unknown.append(position)
+            jobs.append(None)
         else:
+            del fresh[identifier]
             state.fresh_bytes -= len(record)
             jobs.append((identifier, record, None))
-    if not unknown:
-        return jobs
-    ids = [identifier for _, identifier in unknown]
-    known: dict[bytes, Taken] = {job[0]: job for job in jobs}
-    for (sequence, _), (identifier, record, change) in zip(unknown, state.read(ids), strict=True):
-        if record is None or identifier in known or not state.is_ready(identifier, record, change, sequence):
+            planned.add(identifier)
+    found = state.read([entries[position][2] for position in unknown]) if unknown else ()
+    for position, (identifier, record, change) in zip(unknown, found, strict=True):
+        if record is None or identifier in planned:
+            continue
+        if not state.is_ready(queue, identifier, record, change, entries[position][1]):
             continue
         if change is not None and change.losses:
             # Its row is written again: it was taken, not delivered.
             state.put_back(queue, leave.place_of(header_of(record)), identifier, change)
         else:
-            known[identifier] = (identifier, record, change)
-    order = [known.pop(identifier, None) for _, _, identifier in entries]  # an id may stand twice: once is enough
-    return [job for job in order if job is not None]
+            jobs[position] = (identifier, record, change)
+            planned.add(identifier)
+    return [job for job in jobs if job is not None]
 
 
 # ---- suspects
@@ -133,7 +138,7 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
     for peer in list(queue.workers):
         if not queue.suspects:
             break
-        if peer.unsettled or peer.congested_until or peer.route is None or not peer.capacity:
+        if peer.unsettled or peer.wedged or peer.congested_until or peer.route is None or not peer.capacity:
             continue
         job = _next_suspect(state, queue)
         if job is None:
@@ -141,13 +146,10 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
         peer.reserved = False
         _deliver(state, queue, peer, [job], alone=True)
     if not queue.suspects:
-        for peer in queue.workers:
-            if peer.reserved:
-                peer.reserved = False
-                state.credit_changed(peer)
+        state.unreserve(queue)
         return
     if not any(peer.reserved or peer.alone for peer in queue.workers):
-        able = [peer for peer in queue.workers if peer.route is not None and peer.capacity]
+        able = [peer for peer in queue.workers if peer.capacity and not (peer.wedged or peer.congested_until)]
         if able:
             chosen = min(able, key=lambda peer: peer.unsettled)
             chosen.reserved = True
@@ -158,7 +160,7 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
     while queue.suspects:
         _, sequence, identifier = queue.suspects.pop(0)
         ((_, record, change),) = state.read([identifier])
-        if record is not None and state.is_ready(identifier, record, change, sequence):
+        if record is not None and state.is_ready(queue, identifier, record, change, sequence):
             key = (
                 rows.lane_prefix(queue.name, *leave.place_of(header_of(record)))
                 + rows.number8(sequence)
@@ -181,6 +183,7 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     delivery = Delivery(fence, queue, peer, ids, state.wall)
     delivery.alone = alone
     attempts = [1] * len(jobs)
+    sequences = [change.sequence if change is not None else sequence_of(record) for _, record, change in jobs]
     large: dict[int, bytes] = {}
     headers = [header_of(record) for record in records]
     first = headers[0]
@@ -200,7 +203,7 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     peer.unsettled += len(ids)
     if alone:
         peer.alone = True
-    row = rows.DeliveryRow(peer.incarnation, peer.name, queue.name, state.wall, alone, ids)
+    row = rows.DeliveryRow(peer.incarnation, peer.name, queue.name, state.wall, alone, ids, sequences)
     state.tick.rows["deliveries"][rows.number8(fence)] = rows.pack(row)
     leave.start_lease(state, delivery)
     state.move(queue, JobState.READY, Event.DELIVER, len(ids))

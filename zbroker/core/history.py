@@ -91,7 +91,7 @@ def trim(state: State) -> None:
         return
     oldest = state.wall - state.settings.keep_done_ms
     most = state.settings.keep_done_count
-    for _ in range(limits.STEP_ROWS):
+    for _ in range(limits.STEP_ROWS + 2 * index.n):  # at least as fast as they come
         if not index.blocks:
             return
         key, ended_ms, ids = index.blocks[0]

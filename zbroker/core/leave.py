@@ -266,11 +266,10 @@ def lose_all(state: State, peer: Peer, deliveries: list[Delivery], kind: str) ->
     """Slow work: what the peer held in these deliveries is lost, unless it comes back meanwhile and names it."""
     alone = peer.unsettled == 1
     jobs = peer.unsettled
-    route = peer.route
     for delivery, identifier in _in_steps(state, deliveries):
         if identifier is None:
             yield None
-        elif peer.route is not route:
+        elif peer.route is not None:
             return
         elif state.leased.get(identifier) is delivery:
             lose(state, delivery, identifier, kind, alone=alone or delivery.alone)
@@ -288,12 +287,17 @@ def expire(state: State, delivery: Delivery, ids: list[bytes]) -> Steps:
     state.credit_changed(delivery.peer)
 
 
-def give_back_all(state: State, peer: Peer, deliveries: list[Delivery], kept: set[bytes]) -> Steps:
-    """Slow work: what the peer was sent in these deliveries returns, but for the jobs ``kept``."""
+def give_back_all(state: State, peer: Peer, deliveries: list[Delivery], kept: set[bytes] | None) -> Steps:
+    """Slow work: what the peer was sent in these deliveries returns, but for the jobs ``kept``.
+
+    Without ``kept`` the peer is gone; if it comes back meanwhile, its HELLO says what it keeps of the rest.
+    """
     for delivery, identifier in _in_steps(state, deliveries):
         if identifier is None:
             yield None
-        elif identifier not in kept and state.leased.get(identifier) is delivery:
+        elif kept is None and peer.route is not None:
+            return
+        elif identifier not in (kept or ()) and state.leased.get(identifier) is delivery:
             give_back(state, delivery, identifier, Outcome.RELEASE)
     state.credit_changed(peer)
 

@@ -133,6 +133,7 @@ def drop_one(state: State, identifier: bytes) -> bool:
 def pause(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
     queue = queue_of(state, arguments)
     queue.paused = True
+    state.unreserve(queue)
     state.touched[queue] = None
     return {"paused": True}
 
@@ -153,6 +154,7 @@ def purge(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     queue.floor = queue.next_sequence
     queue.ring.forget(queue.floor)
     queue.suspects.clear()
+    state.unreserve(queue)
     state.move(queue, JobState.READY, Event.PURGE, jobs)
     if jobs:
         begin(state, Work("purge", queue.name, b"", queue.floor, 0))
@@ -232,7 +234,7 @@ def _sweep(state: State, work: Work) -> Work | None:
 def _void(state: State, queue: Queue, ids: list[bytes], first: int) -> None:
     """Erase those of the entries that still counted when the purge came."""
     for sequence, (identifier, record, change) in enumerate(state.read(ids), first):
-        if record is None or not state.is_ready(identifier, record, change, sequence):
+        if record is None or not state.is_ready(queue, identifier, record, change, sequence):
             continue
         external = header_of(record).external
         state.erase(identifier, changed=change is not None, external=external)

@@ -66,6 +66,7 @@ def _connect(state: State, peer: Peer, route: bytes, message: Hello) -> None:
     peer.capacity = message.capacity
     peer.grace_until = None
     peer.congested_until = 0
+    peer.wedged = False
     peer.reserved = False
     peer.probe_at = state.now + state.settings.probe_ms
     state.next_watch = min(state.next_watch, peer.probe_at)
@@ -74,11 +75,12 @@ def _connect(state: State, peer: Peer, route: bytes, message: Hello) -> None:
 
 
 def _serve(state: State, peer: Peer, names: list[str]) -> None:
+    served = dict.fromkeys(names)
     for queue in peer.queues:
-        if queue.name not in names:
+        if queue.name not in served:
             queue.workers.pop(peer, None)
             queue.free.pop(peer, None)
-    peer.queues = [state.queue(name) for name in dict.fromkeys(names)]
+    peer.queues = [state.queue(name) for name in served]
     for queue in peer.queues:
         queue.workers[peer] = None
 
@@ -98,7 +100,8 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
             lost.append((fence, gone))
         if delivery is not None:
             delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
-            named.update(started, waiting)
+            named.update((*started, *waiting))
+            named.difference_update(gone)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
     for delivery in missed:
@@ -110,6 +113,9 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
 
 def capacity(state: State, peer: Peer, message: Capacity) -> None:
     peer.capacity = message.capacity
+    if not peer.capacity and peer.reserved:  # another one may run empty for the suspects
+        peer.reserved = False
+        state.hot.update((queue, None) for queue in peer.queues if queue.suspects)
     state.credit_changed(peer)
 
 
@@ -126,7 +132,7 @@ def goodbye(state: State, peer: Peer) -> None:
 
 
 def _return_and_forget(state: State, peer: Peer) -> Steps:
-    yield from leave.give_back_all(state, peer, list(peer.deliveries.values()), set())
+    yield from leave.give_back_all(state, peer, list(peer.deliveries.values()), None)
     forget(state, peer)
 
 
@@ -172,6 +178,8 @@ def _disconnect(state: State, peer: Peer) -> None:
     if peer.route is not None:
         state.routes.pop(peer.route, None)
         peer.route = None
+    if peer.producer is not None and peer.producer.applied:
+        state.batches[peer] = None  # the day that its numbers are kept begins now
     history.unwatch(state, peer, list(peer.watched))
     peer.reserved = False
     for queue in peer.queues:
@@ -209,6 +217,8 @@ def seen_before(state: State, peer: Peer, number: int, low: int) -> tuple[bool, 
         producer.answers = {n: answer for n, answer in producer.answers.items() if n >= low}
     if number in producer.applied:
         return True, producer.answers.get(number)
+    if number < producer.low:
+        raise Refusal("outcome_unknown", f"the peer has said that it needs no answer to a number below {producer.low}")
     if number < producer.unknown_below:
         raise Refusal("outcome_unknown", "this broker does not remember the batch: it may be stored, or not")
     if len(producer.applied) >= limits.MAX_ANSWERS:

@@ -151,8 +151,10 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
                     known.add(identifier)
                 continue
             found = state.find(identifier)
-            if found is None:
-                continue  # void: a purge took it and the sweep has not come there yet
+            if found is None:  # void: a purge took it and the sweep has not come there yet
+                state.erase(identifier, changed=True, external=True)
+                history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
+                continue
             options = {name: value for name, value in group.options.items() if name not in ("delay", "at")}
             before = state.view.get("payloads", identifier) if found.header.external else payload_of(record)
             if (found.header.queue, found.header.options, before) != (group.queue, options, payload):

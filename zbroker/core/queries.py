@@ -236,12 +236,17 @@ def _ready(state: State, queue: str | None, start: bytes, n: int, wanted: set[st
     stop = rows.beyond(rows.queue_prefix(queue)) if queue else b"\xff"
     for key, value in _entries(state, "ready", begin, stop):
         name = key[: key.index(b"\0")].decode()
-        first = rows.split_ready_key(name, key)[2]
+        rank, lane_key, first, returned = rows.split_ready_key(name, key)
+        prefix = rows.lane_prefix(name, rank, lane_key)
         for position, identifier in enumerate(rows.unpack(value)):
             if key == start and position <= n:
                 continue
             found = state.find(identifier)
             counts = found is not None and found.state is JobState.READY and found.sequence == first + position
+            counts = counts and found.queue.name == name  # type: ignore[union-attr]
+            if counts and not returned and found.change is not None:  # type: ignore[union-attr]
+                back = prefix + rows.number8(first + position) + rows.RETURNED
+                counts = state.view.get("ready", back) is None  # else it came back, and is told by that row
             yield live(state, found) if found is not None and counts else None, key, position
 
 
@@ -365,6 +370,8 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
         "finished_kept": state.history.jobs,
         "in_memory": {"entries": state.budget.jobs, "lanes": state.budget.lanes, "record_bytes": state.fresh_bytes},
         "slow_work": len(state.works) + len(state.resting),
+        "longest_turn_ms": round(state.longest_turn_ms, 3),
+        "turns": dict(zip([f"{ms} ms" for ms in limits.TURN_BOUNDS_MS] + ["longer"], state.turns, strict=True)),
         "disk_low": state.disk_low,
         "draining": state.draining,
         "counters": dict(state.counters),

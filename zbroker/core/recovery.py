@@ -76,8 +76,9 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
     delivery = Delivery(fence, state.queue(row.queue), peer, [], row.started_ms)
     created: dict[bytes, int] = {}
     for start in range(0, len(row.ids), limits.BLOCK_JOBS):
-        for identifier, record, change in state.read(row.ids[start : start + limits.BLOCK_JOBS]):
-            if record is None or (change is not None and change.fence >= fence):
+        part = row.ids[start : start + limits.BLOCK_JOBS]
+        for n, (identifier, record, change) in enumerate(state.read(part), start):
+            if record is None or not row.holds(fence, n, record, change):
                 continue  # it came out of the delivery before the end
             header = header_of(record)
             created[identifier] = header.created_ms

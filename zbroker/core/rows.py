@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from zbroker.core.states import COUNTED, TOTALS, Counts, State
+from zclient.protocol.record import header_of, sequence_of
 
 pack = msgpack.packb
 unpack = msgpack.unpackb
@@ -140,6 +141,16 @@ class DeliveryRow(NamedTuple):
     started_ms: int
     alone: bool
     ids: list[bytes]
+    sequences: list[int]  # of each job: an id may be used again while a neighbour of its first owner runs on
+
+    def holds(self, fence: int, n: int, record: bytes | None, change: Change | None) -> bool:
+        """Whether the delivery still has its job ``n``, whose rows are these: it counts if the job exists, is the one
+        that was delivered, and came out of no delivery since."""
+        if record is None or header_of(record).queue != self.queue:
+            return False
+        if change is None:
+            return sequence_of(record) == self.sequences[n]
+        return change.state is State.READY and change.sequence == self.sequences[n] and change.fence < fence
 
 
 # ---- dead: queue 0 time id -> reason

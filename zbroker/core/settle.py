@@ -1,6 +1,5 @@
 """Settlements come in: which count, which repeat what was done, which are too late."""
 
-from heapq import heappush
 from typing import Any
 
 from zbroker.core import history, leave, rows
@@ -132,7 +131,4 @@ def extend(state: State, peer: Peer, message: Extend) -> None:
     delivery = state.leased.get(message.id)
     if delivery is None or delivery.fence != message.fence or delivery.peer is not peer:
         raise Refusal("lease_lost", "the lease of this job is no longer this worker's")
-    deadline = state.now + message.duration_ms
-    if deadline > delivery.deadline:
-        delivery.deadline = deadline
-        heappush(state.lease_heap, (deadline, delivery.fence))
+    delivery.deadline = max(delivery.deadline, state.now + message.duration_ms)

@@ -93,6 +93,7 @@ class Peer:
         "seen",
         "unsettled",
         "watched",
+        "wedged",
     )
 
     def __init__(self, incarnation: bytes, name: str) -> None:
@@ -108,6 +109,7 @@ class Peer:
         self.reserved = False  # it gets nothing until it is empty, and then a suspect
         self.grace_until: int | None = None  # lease clock; gone by then: its jobs return
         self.congested_until = 0  # lease clock; 0 while its connection takes what is sent
+        self.wedged = False  # a lease of it ran out: it gets nothing until it says HELLO
         self.probe_at = 0  # lease clock
         self.joined_ms = 0  # lease clock
         self.watched: set[bytes] = set()
@@ -117,7 +119,7 @@ class Peer:
 
     @property
     def credit(self) -> int:
-        if self.alone or self.reserved or self.congested_until or self.route is None:
+        if self.alone or self.reserved or self.wedged or self.congested_until or self.route is None:
             return 0
         return self.capacity - self.unsettled
 
@@ -267,6 +269,8 @@ class State:
         self.disk_low = False
         self.draining = False
         self.counters: dict[str, int] = {}
+        self.turns = [0] * (len(limits.TURN_BOUNDS_MS) + 1)  # how many took up to which time
+        self.longest_turn_ms = 0.0
 
     def count(self, name: str, by: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by
@@ -323,9 +327,11 @@ class State:
             return None
         return Found(identifier, record, header, change, state, None, queue)
 
-    def is_ready(self, identifier: bytes, record: bytes | None, change: Change | None, sequence: int) -> bool:
+    def is_ready(
+        self, queue: Queue, identifier: bytes, record: bytes | None, change: Change | None, sequence: int
+    ) -> bool:
         """Whether a ready entry counts: the rule of ``docs/storage.md``; what it does not let through is a ghost."""
-        if record is None or identifier in self.leased:
+        if record is None or identifier in self.leased or header_of(record).queue != queue.name:
             return False
         if change is None:
             return sequence_of(record) == sequence
@@ -347,6 +353,8 @@ class State:
 
     def add_timer(self, due_ms: int, timer: rows.TimerRow) -> None:
         key = rows.timer_key(due_ms, timer.ids[0])
+        while self.view.get("timers", key) is not None:  # a cancelled job of this id left it, and others are in it
+            key += b"\0"
         self.tick.rows["timers"][key] = rows.pack(timer)
         self.next_due = min(self.next_due, due_ms)
         self.timers_from = min(self.timers_from, key)
@@ -372,12 +380,19 @@ class State:
                 queue.free.setdefault(peer, None)
                 if queue.counts.jobs[JobState.READY] and not queue.paused:
                     self.hot[queue] = None
-        elif peer.reserved and peer.unsettled == 0 and not self.draining:
+            return
+        for queue in peer.queues:
+            queue.free.pop(peer, None)
+        if peer.reserved and peer.unsettled == 0 and not self.draining:
             for queue in peer.queues:
                 self.hot[queue] = None
-        else:
-            for queue in peer.queues:
-                queue.free.pop(peer, None)
+
+    def unreserve(self, queue: Queue) -> None:
+        """The queue has no suspect that waits for a worker to run empty: give them their work again."""
+        for peer in queue.workers:
+            if peer.reserved:
+                peer.reserved = False
+                self.credit_changed(peer)
 
 
 NEVER = 1 << 62

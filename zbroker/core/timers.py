@@ -7,7 +7,7 @@ from zbroker.core import history, leave, peers, rows
 from zbroker.core.state import NEVER, State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
-from zclient.protocol.messages import Lost, Ping
+from zclient.protocol.messages import Lost, Ping, Who
 
 
 def fire(state: State) -> None:
@@ -78,6 +78,9 @@ def expire_leases(state: State) -> None:
         delivery.deadline = NEVER
         expired += len(ids)
         state.send(peer, Lost([(fence, ids)], "lease expired"))
+        if not peer.wedged:  # what it is sent now may wait as long: first let it say that it is there
+            peer.wedged = True
+            state.send(peer, Who())
         state.notice("warning", "lease expired", worker=peer.name, queue=delivery.queue.name, jobs=len(ids))
         if len(ids) > limits.STEP_ROWS:
             state.work(leave.expire(state, delivery, ids))
@@ -117,6 +120,8 @@ def wanted_in(state: State) -> int:
     if state.works or state.hot:
         return 0
     wait = min(state.next_watch - state.now, state.next_due - state.wall)
+    if state.resting:
+        wait = min(wait, state.resting[0][0] - state.now)
     if state.lease_heap:
         wait = min(wait, state.lease_heap[0][0] - state.now)
     trim_at = history.trim_due(state)

@@ -1,0 +1,205 @@
+"""Runs every example, and the commands of the front page, as a reader would: as programs, with a real broker.
+
+What stands in the pages is run as it stands, but for the port, since another broker may be at the default one.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+PATIENCE_S = 60
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+# The programs of the installed project first, as in an activated environment; none of a developer's own settings.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("ZBROKER_")} | {
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+}
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts a program with its stdout in a pipe; what still runs at the end is stopped by SIGTERM."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*argv: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            argv, cwd=cwd, env=ENVIRONMENT | environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    try:
+        for process in reversed(started):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=PATIENCE_S)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def ready(process: "subprocess.Popen[str]") -> str:
+    """Where a program serves, when it says so."""
+    assert process.stdout is not None
+    word, _, where = process.stdout.readline().strip().partition(" ")
+    assert word == "ready"
+    return where
+
+
+def output(*argv: str, cwd: Path, **environment: str) -> list[str]:
+    """The lines that a program prints; it must succeed."""
+    ended = subprocess.run(
+        argv, cwd=cwd, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def endpoint(start: Start, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A broker for all examples; each uses queues of its own."""
+    folder = tmp_path_factory.mktemp("broker")
+    return ready(start("zbroker", "start", "--data", "jobs", "--bind", "tcp://127.0.0.1:*", cwd=folder))
+
+
+def example(name: str, endpoint: str) -> list[str]:
+    return output(sys.executable, name, cwd=EXAMPLES, ZBROKER_ENDPOINT=endpoint)
+
+
+# ---- the examples
+
+
+def test_hello(start: Start, endpoint: str) -> None:
+    start("zworker", "run", "worker", cwd=EXAMPLES / "hello", ZBROKER_ENDPOINT=endpoint)
+    sent, *told = example("hello/send.py", endpoint)
+    assert re.fullmatch(r"sent \w+", sent)
+    assert told == ["Hello, Ada!", "{'words': 3, 'attempt': 1, 'from': 'send.py'}", "1000 greetings"]
+
+
+def test_retries_and_dead(endpoint: str) -> None:
+    assert example("retries_and_dead.py", endpoint) == [
+        "https://example.org answered at attempt 3",
+        "order: 6",
+        "order failed: nobody orders 0 of a thing",
+        "order failed: no price for coffee",
+        "dead after attempt 1: rejected",
+        "dead after attempt 2: attempts",
+        "replayed: 4",
+        "dead now: 0",
+    ]
+
+
+def test_consumer_loop(endpoint: str) -> None:
+    assert example("consumer_loop.py", endpoint) == [
+        "done after attempt 1: 20.5",
+        "done after attempt 1: 41.5",
+        "dead after attempt 1: not a number",
+        "done after attempt 1: 60.5",
+        "dead after attempt 2: still colder than possible",
+    ]
+
+
+def test_async_client(endpoint: str) -> None:
+    assert example("async_client.py", endpoint) == [
+        f"sum of squares: {sum(number * number for number in range(100))}",
+        "now it is scheduled",
+        "and then 144",
+        "failed: rejected",
+    ]
+
+
+def test_embedded_in_a_service(start: Start, tmp_path: Path) -> None:
+    service = start(sys.executable, str(EXAMPLES / "embedded_in_a_service.py"), "0", cwd=tmp_path)
+    address = ready(service)
+
+    def ask(path: str, data: bytes | None = None) -> str:
+        with urllib.request.urlopen(address + path, data, timeout=PATIENCE_S) as answer:
+            return str(answer.read().decode())
+
+    identifier = ask("/", b"three small words").split('"')[3]
+    while '"done"' not in (answer := ask(f"/{identifier}")):
+        assert '"ready"' in answer or '"leased"' in answer
+    assert answer == '{"state": "done", "words": 3}\n'
+    for unknown in ("/nothing", "/"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            ask(unknown)
+    service.send_signal(signal.SIGINT)
+    assert service.communicate(timeout=PATIENCE_S)[0] == "stopped\n"
+    assert service.returncode == 0
+    assert "faults: none" in output("zbroker", "check", "orders", cwd=tmp_path)
+
+
+def test_local_broker_test() -> None:
+    told = output(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "local_broker_test.py", cwd=EXAMPLES)
+    assert told[0].startswith("... ")
+
+
+def test_every_example_is_listed_and_run() -> None:
+    listed = set(re.findall(r"\]\(([\w/]+\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
+    assert listed == {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+    run = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in listed if f"def test_{Path(name).parts[0].removesuffix('.py')}(" not in run] == []
+
+
+# ---- the front page
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code blocks of one language below a heading of the front page."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+
+
+def one_line(block: str) -> list[str]:
+    """The words of a block that is one command."""
+    (line,) = block.splitlines()
+    return shlex.split(line)
+
+
+def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None:
+    install, start_broker, run_worker, send, look = blocks("Quickstart", "sh")
+    tasks, program = blocks("Quickstart", "python")
+    assert one_line(install) == ["pip", "install", "."]  # tried by `make build`
+
+    (tmp_path / "tasks.py").write_text(tasks, encoding="utf-8")
+    endpoint = ready(start(*one_line(start_broker), cwd=tmp_path, ZBROKER_BIND="tcp://127.0.0.1:*"))
+    start(*one_line(run_worker), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint)
+    assert output(*one_line(send), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint) == ["Hello, Ada!"]
+
+    program = program.replace("tcp://127.0.0.1:5555", endpoint)
+    assert output(sys.executable, "-c", program, cwd=tmp_path) == [
+        "Hello, Grace!",
+        "scheduled",
+        "1000 sent, the last one says: Hello, number 999!",
+    ]
+
+    shown = [output(*one_line(line), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint) for line in look.splitlines()]
+    queues, workers, scheduled, stats = shown
+    assert queues[1].startswith("greet ")
+    assert len(workers) == len(scheduled) == 2  # a head, and one line each
+    assert '"done": 1002,' in "\n".join(stats)
+
+
+def test_two_hosts_work_as_they_stand(start: Start, tmp_path: Path) -> None:
+    start_broker, elsewhere = blocks("Two hosts", "sh")
+    run_worker, send = elsewhere.splitlines()
+    (tmp_path / "tasks.py").write_text(blocks("Quickstart", "python")[0], encoding="utf-8")
+    endpoint = ready(start(*one_line(start_broker.replace(":5555", ":*")), cwd=tmp_path))
+    here = endpoint.replace("0.0.0.0", "127.0.0.1")
+    start(*one_line(run_worker.replace("tcp://queue-host:5555", here)), cwd=tmp_path)
+    assert output(*one_line(send.replace("tcp://queue-host:5555", here)), cwd=tmp_path) == ["Hello, Ada!"]
