@@ -37,7 +37,7 @@ check: $(STAMP) ## format, lint, types, import rules, style, words: seconds
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest tests/test_import_rules.py tests/test_style.py tests/test_glossary.py
+	@$(BIN)/python -m pytest tests/test_import_rules.py tests/test_style.py tests/test_glossary.py tests/test_docs.py tests/test_job_states.py
 
 format: $(STAMP) ## format the code and repair what the linter can
 	@$(BIN)/ruff check --fix .

@@ -173,7 +173,7 @@ GOOD = Story(
         (GOOD, FIGURES | {"names": [["self", 4]]}, "names: the jobs found"),
         (replace(GOOD, summary={}), FIGURES, "files: the jobs found None"),
         (replace(GOOD, jobs=[]), FIGURES, "the broker knows 0 jobs that are done"),
-        (replace(GOOD, totals=GOOD.totals | {"done": 3}), FIGURES, "counts 3 jobs as done, and it should be 2"),
+        (replace(GOOD, totals={**GOOD.totals, "done": 3}), FIGURES, "counts 3 jobs as done, and it should be 2"),
     ],
 )
 def test_the_verdict_finds_what_is_wrong(demo: Ended, story: Story, direct: dict[str, Any], told: str | None) -> None:

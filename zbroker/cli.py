@@ -1,5 +1,7 @@
 """The command line of `zbroker`: start a broker, look at its settings, check a data directory, see the demo."""
 
+import contextlib
+import gc
 import os
 import signal
 import sys
@@ -94,6 +96,8 @@ def start(config_file: str | None, **values: Any) -> None:
 
     config = load_config(_given(values), file=config_file)
 
+    _prepare_process()
+
     def on_ready(endpoint: str, server: Server) -> None:
         _stop_on_signals(server.stop, server.wake_fd)
         click.echo(f"ready {endpoint}")
@@ -103,6 +107,21 @@ def start(config_file: str | None, **values: Any) -> None:
         Broker(config=config).run(on_ready)
     except StoreError as error:
         raise StoreTrouble(str(error)) from error
+
+
+def _prepare_process() -> None:
+    """What a process that is nothing but a broker may do to itself.
+
+    As many connections as the system allows; and no full garbage collections, which would walk over every finished job
+    that is remembered and hold the loop for tens of milliseconds: what the loop makes is freed by its reference counts.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not on this system, or not allowed
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.freeze()
+    gc.set_threshold(100_000, 100, 1_000_000)
 
 
 def _stop_on_signals(stop: Callable[[], None], wake_fd: int) -> None:
@@ -132,7 +151,12 @@ def show_config(config_file: str | None, **values: Any) -> None:
             {name: {"value": shown(name, config[name]), "source": config.sources[name]} for name in config.values}
         )
         return
-    lines = [[name, shown(name, config[name]), config.sources[name], SETTINGS[name].help] for name in config.values]
+    lines = []
+    for name in config.values:
+        value = shown(name, config[name])
+        lines.append(
+            [name, ",".join(value) if isinstance(value, list) else value, config.sources[name], SETTINGS[name].help]
+        )
     print_table(["setting", "value", "source", "what it is"], [[str(cell) for cell in line] for line in lines])
 
 

@@ -51,6 +51,9 @@ FRESH_BYTES = 48 * 1024 * 1024
 LOAD_BLOCKS = 8
 """Blocks read from disk at once when a lane's window is empty."""
 
+TURN_SCANS = 200
+"""Scans of the disk that the ring of one queue may take in one turn, some 30 us each: a walk over many lanes is shared."""
+
 GHOSTS_PER_TURN = 4000
 """Entries of a queue that count no more and are skipped in one turn, before other queues have theirs."""
 
@@ -62,6 +65,10 @@ MAX_WORKS = 1000
 
 MAX_ATTEMPT_LOG = 50
 """Attempts whose errors a job keeps, the latest ones. The count of attempts goes on."""
+
+READ_BACK_JOBS = 200_000
+"""Finished jobs whose place is read back before a broker serves, some 0.2 s; the rest follows in slices, and until then
+no new jobs are taken, since one of them may be finished already."""
 
 INLINE_RESULT_BYTES = 4096
 """A larger result lies in a row of its own, not in the block of finished jobs."""

@@ -97,11 +97,11 @@ class Server:
         engine, core = self._engine, self._core
         now = _monotonic_ms()
         worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
-        committing = engine.commit_ms
         while not self._is_over(now):
             timeout = self._wait_ms(now)
             self._poller.poll(timeout)
             woken = _monotonic_ms()
+            began, committed = time.perf_counter(), engine.commit_ms
             stalled = _stall_ms(worked, woken - now, timeout)
             core.begin(_wall_ms(), woken)
             if stalled:
@@ -113,8 +113,7 @@ class Server:
                 self._on_notice(notice)
             now = _monotonic_ms()
             worked = now - woken
-            committing, before = engine.commit_ms, committing
-            core.turn_took(worked - (committing - before))
+            core.turn_took((time.perf_counter() - began) * 1000 - (engine.commit_ms - committed))
         core.say_closing("the broker stops")
         core.begin(_wall_ms(), now)
         self._send(engine.finish(drained=True))

@@ -47,6 +47,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     plans: dict[Peer, list[Taken]] = {}
     planned: set[bytes] = set()  # an id may stand twice: once is enough
     ghosts = 0
+    queue.ring.scans = 0
     while queue.free and queue.counts.jobs[JobState.READY] > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None

@@ -82,6 +82,7 @@ class Ring:
         "complete",
         "explored",
         "floor",
+        "scans",
         "window",
     )
 
@@ -105,6 +106,7 @@ class Ring:
         self._ranks: list[int] = []  # ranks that have lanes, sorted
         self.complete = empty
         self.explored = b""
+        self.scans = 0  # scans of the disk in this turn; whoever takes sets it back
         self._parked: int | None = None  # the walk waits before this rank until memory has no better one
         self._refused = False  # a lane found on this walk had no room in memory
         self._left: int | None = None  # the best rank of such lanes that the walk left entries in
@@ -163,7 +165,7 @@ class Ring:
         """
         taken: list[tuple[Place, int, bytes]] = []
         visits = want + limits.STEP_ROWS
-        while len(taken) < want and visits:
+        while len(taken) < want and visits and self.scans < limits.TURN_SCANS:
             visits -= 1
             lane = self._next_lane()
             if lane is None:
@@ -299,6 +301,7 @@ class Ring:
         skipped = 0
         walks = 2 if best is None else 1  # where memory knows of none, the walk starts once more from the front
         while walks:
+            self.scans += 1
             row = next(self._view.scan("ready", self.explored or prefix, end), None)
             left = self._left
             if left is not None and (row is None or row[0][len(prefix)] > left):  # back to the guests of that rank
@@ -361,6 +364,7 @@ class Ring:
 
     def _load(self, lane: Lane) -> None:
         """Read the next blocks of the lane."""
+        self.scans += 1
         rows_on_disk = self._view.scan("ready", lane.cursor, rows.beyond(lane.prefix))
         for loaded, (key, value) in enumerate(rows_on_disk, 1):
             ids = rows.unpack(value)

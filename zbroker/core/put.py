@@ -47,6 +47,8 @@ def put(state: State, peer: Peer, message: Put) -> None:
 def judge(state: State, groups: list[Group]) -> list[Plan]:
     if state.disk_low:
         raise Refusal("disk_full", "the broker's disk is below its floor of free space", retry_after_ms=1000)
+    if not state.history.complete:
+        raise Refusal("busy", "the broker is still reading which jobs are finished", retry_after_ms=200)
     jobs = sum(len(group.ids) for group in groups)
     if jobs > wire.MAX_BATCH_JOBS:
         raise Refusal("batch_too_large", f"{jobs} jobs in one batch; at most {wire.MAX_BATCH_JOBS}")

@@ -31,7 +31,11 @@ def open_state(state: State, broker: bytes) -> None:
     state.timers_from = first[0] if first is not None else b"\xff"
     if next(view.scan("history", b"", b"\xff"), None) is not None:
         state.history.complete = False
-        state.work(history.read_back(state))
+        steps = history.read_back(state)
+        while not state.history.complete and state.history.jobs < limits.READ_BACK_JOBS:
+            next(steps, None)
+        if not state.history.complete:
+            state.work(steps)
     for key, value in view.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)):
         number = int.from_bytes(key[len(rows.META_WORK) :], "big")
         state.next_work = max(state.next_work, number)

@@ -218,7 +218,7 @@ class Play:
         self._story.left_leased = opened["leased"]
         self._screen.say(
             "broker",
-            f"again, process {broker.pid}; on disk: {opened['ready']} jobs wait, {opened['leased']} are with workers",
+            f"process {broker.pid} takes over; on disk: {opened['ready']} wait, {opened['leased']} with workers",
         )
         return broker
 

@@ -1,0 +1,258 @@
+"""A failed job: its backoff, its place, its end as dead; replay and drop of what is dead."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.core.harness import Bench, Peer
+from zbroker.core import policy
+from zbroker.core.policy import QueuePolicy
+from zclient.protocol import messages as m
+
+
+def fail_until_dead(bench: Bench, worker: Peer, *, keep: int = 0) -> list[int]:
+    """Nack whatever comes until nothing does any more; the attempts that were told."""
+    attempts: list[int] = []
+    for _ in range(100):
+        for delivery in worker.take(m.Deliver):
+            attempts += delivery.attempts
+            worker.nack(delivery.fence, *(identifier.decode() for identifier in delivery.ids), text="no")
+        if bench.counts("q").keys() <= {"dead"}:
+            return attempts
+        bench.advance(600_000)
+    raise AssertionError("it never ends")
+
+
+def dead(*ids: str, **settings: Any) -> tuple[Bench, Peer]:
+    """A bench whose queue holds these jobs, dead, and nothing else."""
+    bench = Bench(policy={"max_attempts": 1}, **settings)
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=1000)
+    for start in range(0, len(ids), 1000):
+        producer.put("q", *ids[start : start + 1000])
+    fail_until_dead(bench, worker)
+    worker.cut()
+    bench.advance(2000)
+    return bench, producer
+
+
+# ---- policy, a pure function
+
+
+def test_backoff_doubles_from_its_least_to_its_most() -> None:
+    steady = QueuePolicy(backoff_jitter=0.0)
+    delays = [policy.retry_delay(steady, runs, Random(0)) for runs in (1, 2, 3, 9, 10, 11, 50, 10_000)]
+    assert delays == [1_000, 2_000, 4_000, 256_000, 512_000, 600_000, 600_000, 600_000]
+
+
+def test_full_jitter_spreads_over_the_whole_delay() -> None:
+    random = Random(1)
+    delays = [policy.retry_delay(QueuePolicy(), 5, random) for _ in range(2000)]
+    assert min(delays) < 500 and max(delays) > 15_500 and max(delays) <= 16_000
+    assert 7_500 < sum(delays) / 2000 < 8_500
+    half = [policy.retry_delay(QueuePolicy(backoff_jitter=0.5), 5, random) for _ in range(500)]
+    assert min(half) >= 8_000
+
+
+def test_the_jobs_own_attempts_win() -> None:
+    assert policy.attempts_allowed(QueuePolicy(max_attempts=5), {}) == 5
+    assert policy.attempts_allowed(QueuePolicy(max_attempts=5), {"max_attempts": 2}) == 2
+
+
+# ---- retry
+
+
+def test_a_retry_waits_for_its_backoff_and_goes_to_its_own_place() -> None:
+    bench = Bench(policy={"backoff_jitter": 0.0})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", "b", "c")
+    worker.nack(worker.job()[1], "a", text="no")
+    assert worker.job()[0] == "b"
+    worker.send(m.Capacity(0))
+    bench.advance(999)
+    assert bench.counts("q") == {"scheduled": 1, "ready": 1, "leased": 1}
+    bench.advance(1)
+    assert bench.counts("q") == {"ready": 2, "leased": 1}
+    worker.send(m.Capacity(3))
+    assert worker.ids() == ["a", "c"]
+    bench.check()
+
+
+def test_the_worker_may_say_when() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    worker.nack(worker.job()[1], "a", delay=70_000)
+    assert producer.ask("show", id=b"a")["due_at"] == bench.wall + 70_000
+    bench.advance(69_999)
+    assert worker.jobs() == []
+    bench.advance(1)
+    assert worker.one(m.Deliver).attempts == [2]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_attempts_run_out_and_all_are_told(restarts: bool) -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", max_attempts=3)
+    for attempt in (1, 2, 3):
+        delivery = worker.one(m.Deliver)
+        assert delivery.attempts == [attempt]
+        worker.nack(delivery.fence, "a", type="ValueError", text=f"no {attempt}")
+        if restarts:
+            bench.crash()
+            producer.connect()
+            worker.connect()
+        bench.advance(10_000)
+    row = producer.ask("show", id=b"a")
+    assert (row["state"], row["reason"], row["attempt"]) == ("dead", "attempts", 3)
+    assert [attempt["error"]["text"] for attempt in row["attempts"]] == ["no 1", "no 2", "no 3"]
+    assert [attempt["number"] for attempt in row["attempts"]] == [1, 2, 3]
+    assert row["error"] == {"type": "ValueError", "text": "no 3"}
+    assert bench.told("job dead")[0]["attempts"] == 3
+    bench.check()
+
+
+def test_a_reject_is_not_tried_again() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    worker.reject(worker.job()[1], "a", text="never")
+    row = producer.ask("show", id=b"a")
+    assert (row["state"], row["reason"], row["attempts"][0]["kind"]) == ("dead", "rejected", "rejected")
+
+
+def test_release_and_snooze_burn_nothing() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", max_attempts=1)
+    for _ in range(5):
+        worker.release(worker.job()[1], "a")
+        worker.snooze(worker.job()[1], "a", delay=1000)
+        assert bench.counts("q") == {"scheduled": 1}
+        bench.advance(1000)
+    assert worker.one(m.Deliver).attempts == [1]
+    bench.check()
+
+
+def test_the_log_of_attempts_is_bounded_and_the_count_goes_on() -> None:
+    bench = Bench(policy={"max_attempts": 80})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    assert fail_until_dead(bench, worker) == list(range(1, 81))
+    row = producer.ask("show", id=b"a")
+    assert row["attempt"] == 80 and [attempt["number"] for attempt in row["attempts"]] == list(range(31, 81))
+
+
+# ---- dead
+
+
+def test_replay_begins_anew_at_the_end_of_the_lane() -> None:
+    bench, producer = dead("a", "b")
+    producer.put("q", "c")
+    assert producer.order("replay", ids=[b"b"]) == {"replayed": 1}
+    worker = bench.worker("v", "q", capacity=1)
+    worker.ack(worker.job()[1], "c")
+    again = worker.one(m.Deliver)
+    assert (again.ids, again.attempts) == ([b"b"], [1])
+    row = producer.ask("show", id=b"b")
+    assert (row["state"], row["attempt"], len(row["attempts"])) == ("leased", 1, 1)
+    worker.nack(again.fence, "b", text="again")
+    assert bench.counts("q") == {"dead": 2}
+    bench.check()
+
+
+def test_replay_of_some_is_all_or_none() -> None:
+    bench, producer = dead("a", "b")
+    producer.put("q", "c")
+    for verb in ("replay", "drop"):
+        failure = producer.refused(m.Order(producer.next_number(), 1, verb, {"ids": [b"a", b"c"]}))
+        assert failure.code == "not_found"
+    assert bench.counts("q") == {"dead": 2, "ready": 1}
+    assert producer.order("replay", ids=[b"a", b"a"]) == {"replayed": 1}
+    assert producer.order("drop", ids=[b"b"]) == {"dropped": 1}
+    assert bench.counts("q") == {"ready": 2}
+    bench.check()
+
+
+def test_an_order_is_applied_once() -> None:
+    bench, producer = dead("a")
+    answer = producer.order("replay", number=40, ids=[b"a"])
+    assert producer.order("replay", number=40, ids=[b"a"]) == answer
+    bench.crash()
+    producer.connect()
+    assert producer.order("replay", number=40, ids=[b"a"]) == answer
+    assert bench.core.state.queues["q"].counts.totals["replayed"] == 1
+
+
+@pytest.mark.parametrize("verb", ["replay", "drop"])
+def test_all_dead_of_a_queue_in_slices_and_over_a_restart(verb: str) -> None:
+    bench, producer = dead(*(f"{n:04}" for n in range(1500)))
+    number = producer.next_number()
+    order = m.Order(number, number, verb, {"queue": "q"})
+    bench.turn([(producer.route, order)])
+    answer = producer.value_of(number)
+    assert answer["dead"] == 1500 and answer["work"] == 1
+    left = bench.count("q", bench_state("dead"))
+    assert 0 < 1500 - left <= 8 * 64, "one turn does some of it"
+    bench.turn(ends="before commit")
+    bench.crash()
+    assert bench.counts("q") == ({"ready": 1500} if verb == "replay" else {})
+    assert not list(bench.store.scan("meta", b"work/", b"work0"))
+    producer.connect()
+    producer.send(order)
+    assert producer.value_of(number) == answer, "and it is not begun again"
+    assert bench.core.state.queues["q"].counts.totals[{"replay": "replayed", "drop": "dropped"}[verb]] == 1500
+    bench.check()
+
+
+def bench_state(name: str) -> Any:
+    from zbroker.core.states import State
+
+    return State(name)
+
+
+@pytest.mark.parametrize("rate", [1, 7, 40, 1000])
+def test_replay_at_a_rate(rate: int) -> None:
+    bench, producer = dead(*(f"{n}" for n in range(100)))
+    producer.order("replay", queue="q", rate=rate)
+    bench.advance(2000)
+    expected = min(100, 2 * rate)
+    assert abs(bench.counts("q").get("ready", 0) - expected) <= max(1, rate // 20)
+    bench.check()
+
+
+def test_what_dies_after_the_order_is_not_replayed_by_it() -> None:
+    bench, producer = dead("a")
+    worker = bench.worker("v", "q")
+    producer.order("replay", queue="q", rate=1)
+    worker.nack(worker.job()[1], "a", text="again")
+    bench.advance(10_000)
+    assert bench.counts("q") == {"dead": 1}
+
+
+def test_nothing_dead_is_left_behind_by_drop() -> None:
+    bench, producer = dead("a", "b")
+    producer.order("drop", queue="q")
+    for space in ("jobs", "changes", "dead"):
+        assert not list(bench.store.scan(space, b"", b"\xff"))
+    assert producer.refused(m.Ask(99, "show", {"id": b"a"})).code == "not_found"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"queue": 5}, {"queue": "none"}, {"ids": []}, {"ids": ["text"]}, {"ids": [b"x"] * 1001}, {"ids": [b"\xff"]}],
+)
+@pytest.mark.parametrize("verb", ["replay", "drop"])
+def test_orders_that_cannot_be(verb: str, arguments: dict[str, Any]) -> None:
+    bench, producer = dead("a")
+    assert producer.refused(m.Order(50, 1, verb, arguments)).code in ("invalid", "not_found")
+    assert bench.counts("q") == {"dead": 1}
+
+
+@pytest.mark.parametrize("rate", [-1, 1.5, "fast", 1 << 40, True])
+def test_rates_that_cannot_be(rate: Any) -> None:
+    _, producer = dead("a")
+    assert producer.refused(m.Order(50, 1, "replay", {"queue": "q", "rate": rate})).code == "invalid"
