@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from zbroker.cli import program
+from zbroker.cli.program import program
 from zbroker.config import is_loopback, load_config
 from zclient.errors import InvalidArgument
 

@@ -117,6 +117,8 @@ class Broker:
             core = Core(store, config.core(), random.Random())
             engine = Engine(core, Commit(store, durability, time.sleep))
             engine.open(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, new_broker_id())
+            for notice in core.notices():
+                on_notice(notice)
             server = Server(
                 engine,
                 store,

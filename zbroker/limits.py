@@ -52,7 +52,7 @@ LOAD_BLOCKS = 8
 """Blocks read from disk at once when a lane's window is empty."""
 
 TURN_SCANS = 200
-"""Scans of the disk that the ring of one queue may take in one turn, some 30 us each: a walk over many lanes is shared."""
+"""Scans of the disk by the ring of one queue in one turn, some 30 us each: a walk over many lanes goes on in the next."""
 
 GHOSTS_PER_TURN = 4000
 """Entries of a queue that count no more and are skipped in one turn, before other queues have theirs."""

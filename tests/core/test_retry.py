@@ -10,19 +10,19 @@ import pytest
 from tests.core.harness import Bench, Peer
 from zbroker.core import policy
 from zbroker.core.policy import QueuePolicy
+from zbroker.core.states import State
 from zclient.protocol import messages as m
 
 
-def fail_until_dead(bench: Bench, worker: Peer, *, keep: int = 0) -> list[int]:
-    """Nack whatever comes until nothing does any more; the attempts that were told."""
+def fail_until_dead(bench: Bench, worker: Peer) -> list[int]:
+    """Nack whatever comes until all is dead; the attempts that were told."""
     attempts: list[int] = []
     for _ in range(100):
         for delivery in worker.take(m.Deliver):
             attempts += delivery.attempts
-            worker.nack(delivery.fence, *(identifier.decode() for identifier in delivery.ids), text="no")
+            worker.nack(delivery.fence, *(identifier.decode() for identifier in delivery.ids), delay=0)
         if bench.counts("q").keys() <= {"dead"}:
             return attempts
-        bench.advance(600_000)
     raise AssertionError("it never ends")
 
 
@@ -195,7 +195,7 @@ def test_all_dead_of_a_queue_in_slices_and_over_a_restart(verb: str) -> None:
     bench.turn([(producer.route, order)])
     answer = producer.value_of(number)
     assert answer["dead"] == 1500 and answer["work"] == 1
-    left = bench.count("q", bench_state("dead"))
+    left = bench.count("q", State.DEAD)
     assert 0 < 1500 - left <= 8 * 64, "one turn does some of it"
     bench.turn(ends="before commit")
     bench.crash()
@@ -206,12 +206,6 @@ def test_all_dead_of_a_queue_in_slices_and_over_a_restart(verb: str) -> None:
     assert producer.value_of(number) == answer, "and it is not begun again"
     assert bench.core.state.queues["q"].counts.totals[{"replay": "replayed", "drop": "dropped"}[verb]] == 1500
     bench.check()
-
-
-def bench_state(name: str) -> Any:
-    from zbroker.core.states import State
-
-    return State(name)
 
 
 @pytest.mark.parametrize("rate", [1, 7, 40, 1000])
@@ -228,6 +222,7 @@ def test_what_dies_after_the_order_is_not_replayed_by_it() -> None:
     bench, producer = dead("a")
     worker = bench.worker("v", "q")
     producer.order("replay", queue="q", rate=1)
+    bench.advance(1)
     worker.nack(worker.job()[1], "a", text="again")
     bench.advance(10_000)
     assert bench.counts("q") == {"dead": 1}

@@ -207,7 +207,7 @@ class BrokerProcess(Child):
         self.checked = True  # whether its data is looked at after the test
         self._program = program
         self._settings = settings
-        self.endpoint = "tcp://127.0.0.1:*"
+        self.endpoint: str = settings.pop("bind", "tcp://127.0.0.1:*")
         super().__init__([], log, log_events=True)
 
     def start(self) -> None:
@@ -221,7 +221,7 @@ class BrokerProcess(Child):
     def _line(self) -> list[str]:
         line = [sys.executable, "-m", *self._program, "start", "--data", str(self.data), "--bind", self.endpoint]
         for name, value in self._settings.items():
-            line += ["--" + name.replace("_", "-"), str(value)]
+            line += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
         return [*line, "--log-format", "json"]
 
     def _first_line(self) -> str:

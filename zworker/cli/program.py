@@ -15,17 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zclient.cli.common import VerbGroup, broker_options, duration, run, settings, usage, version_option
+from zclient.cli.common import VerbGroup, broker_options, duration, settings, usage, version_option
 
 if TYPE_CHECKING:
     from zworker.worker import Worker
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
-
-def main() -> int:
-    """The program `zworker`; returns its exit code."""
-    return run(program)
 
 
 def _worker_options(function: _Decorated) -> _Decorated:

@@ -13,7 +13,7 @@ import click
 
 from zbroker.commit import Durability
 from zbroker.config import SETTINGS, load_config, shown
-from zclient.cli.common import VerbGroup, json_option, run, settings, version_option
+from zclient.cli.common import VerbGroup, json_option, settings, version_option
 from zclient.cli.output import print_json, print_table
 from zclient.errors import ZError
 
@@ -194,8 +194,3 @@ def demo(keep: str | None) -> None:
     from zbroker.demo import run_demo
 
     raise click.exceptions.Exit(run_demo(keep))
-
-
-def main() -> int:
-    """The program `zbroker`; returns its exit code."""
-    return run(program)
