@@ -11,10 +11,10 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test check format demo bench build clean moved
+.PHONY: help venv test check format demo bench kill-loop build clean moved
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make the virtual environment in .venv and install the project with its tools
 
@@ -49,18 +49,14 @@ demo: $(STAMP) ## a real broker and real workers index the standard library whil
 bench: $(STAMP) ## the benchmarks, as ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# Tried from inside the throw-away directory: from here, Python would import the checkout and prove nothing.
-build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel in a clean environment
+kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
+	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(STORE),--store $(STORE))
+
+build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist .
-	@set -e; wheel=$$(ls "$(CURDIR)"/dist/*.whl); clean=$$(mktemp -d); trap 'rm -rf "$$clean"' EXIT; \
-	$(PYTHON) -m venv "$$clean/venv"; cd "$$clean"; \
-	venv/bin/python -m pip install --quiet --disable-pip-version-check "$$wheel"; \
-	for name in zbroker zworker zclient; do \
-	    venv/bin/$$name --help > /dev/null; \
-	    venv/bin/python -c "import $$name, pathlib; assert (pathlib.Path($$name.__file__).parent / 'py.typed').is_file()"; \
-	done; \
-	echo "$$(basename "$$wheel"): installs, imports and runs in a clean environment"
+	@$(BIN)/python -m pytest deploy $(ARGS)
 
 clean: ## remove everything that make and the tools made, .venv included
 	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,8 @@ It puts store, core, commit and server together, and gives them a thread where t
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,7 @@ from zbroker.core.state import Notice
 from zbroker.engine import Engine
 from zbroker.log import log_writer
 from zbroker.server import Server, new_broker_id
-from zbroker.storage import Store, open_store
+from zbroker.storage import Store, StoreFailed, open_store
 from zclient.errors import ClosedError, InvalidArgument
 
 
@@ -80,25 +81,20 @@ class Broker:
 
     def _serve(self, store: Store, server: Server) -> None:
         try:
-            server.serve()
+            with _closing(store, server):
+                server.serve()
         except BaseException as failure:
             self._failure = failure  # raised again by `stop`
-        finally:
-            server.close()
-            store.close()
 
     # ---- in the calling thread
 
     def run(self, on_ready: Callable[[str, Server], None]) -> None:
         """Serve until the server is stopped. ``on_ready`` gets each endpoint, and what to stop."""
         store, server = self._open(log_writer(self._config["log_format"]))
-        try:
+        with _closing(store, server):
             for endpoint in self._endpoints:
                 on_ready(endpoint, server)
             server.serve()
-        finally:
-            server.close()
-            store.close()
 
     # ---- putting it together
 
@@ -139,3 +135,19 @@ class Broker:
             raise
         self._server = server
         return store, server
+
+
+@contextmanager
+def _closing(store: Store, server: Server) -> Iterator[None]:
+    """Close both at the end. Raises what ended the broker, rather than what its closing met because of that."""
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        server.close()
+        try:
+            store.close()
+        except StoreFailed:
+            if ended:
+                raise

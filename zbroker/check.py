@@ -14,6 +14,7 @@ from zbroker import limits
 from zbroker.core import rows
 from zbroker.core.states import COUNTED, State
 from zbroker.storage import KEYSPACES, Store, StoreError, open_store
+from zbroker.storage.directory import UNNAMED, store_of
 from zclient.protocol.record import header_of, sequence_of
 
 END = b"\xff" * 300
@@ -37,11 +38,11 @@ class Report:
             self.faults[-1] = "... and more"
 
 
-def check_directory(directory: Path, store_name: str = "rocksdb") -> Report:
-    """Open the directory and check it. Raises `StoreError` if it cannot be opened, or is none."""
+def check_directory(directory: Path) -> Report:
+    """Open the directory with the store that made it, and check it. `StoreError` if it cannot be opened, or is none."""
     if not any((directory / name).is_file() for name in ("FORMAT", "WATERMARK")):  # opening would make a new one
         raise StoreError(f"{directory} is no data directory")
-    store = open_store(store_name, directory)
+    store = open_store(store_of(directory) or UNNAMED, directory)
     try:
         return check_store(store)
     finally:

@@ -18,7 +18,16 @@ TURN_DELIVERIES = 4000
 DELIVERY_BYTES = 8 * 1024 * 1024
 """Payload bytes after which one dispatch of a queue stops; it goes on in the next turn."""
 
-TURN_STEPS = 8
+MESSAGE_BYTES = 256 * 1024
+"""Payload or result bytes after which a DELIVER or FINISHED is closed and another begun. A connection counts as silent
+until a whole frame has come over it: a frame that takes longer than the heartbeat timeout would never arrive. With the
+default timeout of 8 s a link of 0.3 Mbit/s carries this."""
+
+TURN_RECEIVE_MS = 10
+"""Time after which a turn receives no more, so that a flood of batches does not hold up everybody else; or as long as
+the commit before took, if that is more: on a slow disk a commit must carry much."""
+
+TURN_STEPS = 4
 """Steps of slow work (listing, purge, replay, drop, sweeps) in one turn; a step handles at most `STEP_ROWS` rows."""
 
 STEP_ROWS = 64
@@ -52,7 +61,7 @@ LOAD_BLOCKS = 8
 """Blocks read from disk at once when a lane's window is empty."""
 
 TURN_SCANS = 200
-"""Scans of the disk by the ring of one queue in one turn, some 30 us each: a walk over many lanes goes on in the next."""
+"""Scans of the disk by one queue's ring in one turn, some 30 us each: a walk over many lanes goes on in the next."""
 
 GHOSTS_PER_TURN = 4000
 """Entries of a queue that count no more and are skipped in one turn, before other queues have theirs."""
@@ -87,6 +96,10 @@ CLIENT_PROBE_MS = 5000
 
 WATCH_MS = 20
 """Least time between two looks at all peers."""
+
+PEER_BYTES = 64 * 1024 * 1024
+"""Bytes of large messages that wait in libzmq for one peer. Beyond it the peer gets none until it has read: a delivery
+returns, and what is an answer is asked for again."""
 
 CONGESTED_MS = 100
 """How long a worker whose connection is full gets no delivery."""

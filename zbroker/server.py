@@ -7,6 +7,7 @@ import errno
 import os
 import socket as sockets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import zmq
@@ -67,7 +68,7 @@ class Server:
         self._stop_at: int | None = None  # monotonic ms: when a drain ends
         self._stopping = False
         self._next_disk_check = 0
-        self.dropped = 0
+        self._in_flight = InFlight()
 
     def bind(self, endpoint: str) -> str:
         """Listen there; returns the endpoint with its port, where a wildcard was given. `OSError` if that cannot be."""
@@ -96,6 +97,7 @@ class Server:
         """Receive, decide, commit, send; until stopped. Raises what the store raises: then the process must end."""
         engine, core = self._engine, self._core
         now = _monotonic_ms()
+        commit_ms = 0.0
         worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
         while not self._is_over(now):
             timeout = self._wait_ms(now)
@@ -106,14 +108,15 @@ class Server:
             core.begin(_wall_ms(), woken)
             if stalled:
                 core.stalled(stalled)
-            drained = self._receive()
+            drained = self._receive(began + max(limits.TURN_RECEIVE_MS, commit_ms) / 1000)
             self._look_around(woken)
             self._send(engine.finish(drained=drained))
             for notice in core.notices():
                 self._on_notice(notice)
             now = _monotonic_ms()
             worked = now - woken
-            core.turn_took((time.perf_counter() - began) * 1000 - (engine.commit_ms - committed))
+            commit_ms = engine.commit_ms - committed
+            core.turn_took((time.perf_counter() - began) * 1000 - commit_ms)
         core.say_closing("the broker stops")
         core.begin(_wall_ms(), now)
         self._send(engine.finish(drained=True))
@@ -141,8 +144,8 @@ class Server:
             self._core.drain()
         return self._core.leased == 0 or now >= self._stop_at
 
-    def _receive(self) -> bool:
-        """Take what has arrived, up to the turn's budget; whether that was all."""
+    def _receive(self, until: float) -> bool:
+        """Take what has arrived, up to the turn's budget and time (`time.perf_counter`); whether that was all."""
         receive, handle = self._socket.recv_multipart, self._engine.receive
         budget = limits.TURN_BYTES
         try:
@@ -150,7 +153,7 @@ class Server:
                 route, *frames = receive(zmq.NOBLOCK)
                 handle(route, frames)
                 budget -= sum(map(len, frames))
-                if budget <= 0:
+                if budget <= self._core.bytes_out or time.perf_counter() > until:
                     return False
         except zmq.Again:
             return True
@@ -158,20 +161,27 @@ class Server:
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         """Send without ever waiting for a peer. A delivery that cannot leave is taken back in the next tick."""
-        send, core = self._socket.send_multipart, self._core
+        send, core, in_flight = self._socket.send_multipart, self._core, self._in_flight
         for route, frames, fence in outgoing:
             try:
-                send([route, *frames], zmq.DONTWAIT, copy=len(frames) == 1 and len(frames[0]) < COPY_BELOW_BYTES)
+                if len(frames) == 1 and len(frames[0]) < COPY_BELOW_BYTES:
+                    send([route, frames[0]], zmq.DONTWAIT)
+                    continue
+                if not in_flight.is_full(route):
+                    sent = send([route, *frames], zmq.DONTWAIT, copy=False, track=True)
+                    in_flight.add(route, sent, sum(map(len, frames)))
+                    continue
+                core.congested(route)
             except zmq.ZMQError as error:
-                self.dropped += 1
                 if error.errno == zmq.EAGAIN:
                     core.congested(route)
                 elif error.errno == errno.EHOSTUNREACH:
                     core.unreachable(route)
                 else:
                     raise
-                if fence:
-                    core.undelivered(fence)
+            core.state.count("unsent")
+            if fence:
+                core.undelivered(fence)
 
     def _look_around(self, now: int) -> None:
         """What is no message: wake-ups, and how much room the disk has."""
@@ -182,8 +192,36 @@ class Server:
             pass  # all read: that is how a non-blocking socket says so
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_MS
+            self._in_flight.sweep()
             free = self._store.free_bytes()
             self._core.set_disk_low(free is not None and free < self._disk_floor)
+
+
+class InFlight:
+    """The large messages that libzmq holds for each peer. Its own limit counts messages, whatever their size."""
+
+    def __init__(self) -> None:
+        self._sent: dict[bytes, deque[tuple[zmq.MessageTracker, int]]] = {}
+
+    def add(self, route: bytes, sent: zmq.MessageTracker | None, size: int) -> None:
+        if sent is not None:
+            self._sent.setdefault(route, deque()).append((sent, size))
+
+    def is_full(self, route: bytes) -> bool:
+        """Whether the peer has so many bytes to read that it gets no more large messages for now."""
+        waiting = self._sent.get(route)
+        if not waiting:
+            return False
+        while waiting and waiting[0][0].done:
+            waiting.popleft()
+        return sum(size for _, size in waiting) >= limits.PEER_BYTES
+
+    def sweep(self) -> None:
+        """Forget what has left."""
+        for route in list(self._sent):
+            self.is_full(route)
+            if not self._sent[route]:
+                del self._sent[route]
 
 
 def _stall_ms(worked: int, waited: int, timeout: int) -> int:

@@ -217,10 +217,12 @@ class AsyncClient:
         self, name: str, queue: str | None, state: str | None, limit: int | None, timeout: Duration | None
     ) -> AsyncIterator[JobStatus]:
         cursor: Any = None
-        for most in verbs.page_sizes(limit):
-            page = await self._ask(verbs.page(name, queue, state, most, cursor), timeout)
+        left = verbs.rows_wanted(limit)
+        while left > 0:
+            page = await self._ask(verbs.page(name, queue, state, left, cursor), timeout)
             for row in page.jobs:
                 yield row
+            left -= len(page.jobs)
             cursor = page.cursor
             if cursor is None:
                 return

@@ -238,9 +238,11 @@ class Client:
         self, name: str, queue: str | None, state: str | None, limit: int | None, timeout: Duration | None
     ) -> Iterator[JobStatus]:
         cursor: Any = None
-        for most in verbs.page_sizes(limit):
-            page = self._ask(verbs.page(name, queue, state, most, cursor), timeout)
+        left = verbs.rows_wanted(limit)
+        while left > 0:
+            page = self._ask(verbs.page(name, queue, state, left, cursor), timeout)
             yield from page.jobs
+            left -= len(page.jobs)
             cursor = page.cursor
             if cursor is None:
                 return

@@ -6,7 +6,7 @@ gives up what it asked for. Nothing here waits, sends or locks.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -180,19 +180,16 @@ def _page(value: Any) -> Page:
     return Page([JobStatus.from_wire(row) for row in value["jobs"]], value["cursor"])
 
 
-def page(name: str, queue: str | None, state: str | None, most: int, cursor: Any) -> Verb[Page]:
-    """A page of ``list`` or ``dead``."""
-    arguments = {"queue": queue and queue_name(queue), "state": state, "limit": most, "cursor": cursor}
+def page(name: str, queue: str | None, state: str | None, left: float, cursor: Any) -> Verb[Page]:
+    """The next page of ``list`` or ``dead``, if so many rows are still wanted. The broker may make it shorter."""
+    limit = int(min(left, limits.MAX_PAGE))
+    arguments = {"queue": queue and queue_name(queue), "state": state, "limit": limit, "cursor": cursor}
     return Verb("ask", name, {key: value for key, value in arguments.items() if value is not None}, _page)
 
 
-def page_sizes(limit: int | None) -> Iterator[int]:
-    """How many rows to ask for, page after page, to have ``limit`` in all (None: all)."""
-    left: float = math.inf if limit is None else whole(limit, "limit", 1, 1 << 53)
-    while left > 0:
-        size = int(min(left, limits.MAX_PAGE))
-        yield size
-        left -= size
+def rows_wanted(limit: int | None) -> float:
+    """How many rows a listing is to have in all: ``limit``, checked, or without end for None."""
+    return math.inf if limit is None else whole(limit, "limit", 1, 1 << 53)
 
 
 def queues() -> Verb[list[dict[str, Any]]]:

@@ -319,9 +319,13 @@ class Bench:
 
     def crash(self) -> None:
         """The process dies and starts again on the same rows; all connections are gone."""
+        self.reopen()
+        self.settle_down()
+
+    def reopen(self) -> None:
+        """The same, but for the turns that the new core wants at once."""
         self.routes.clear()
         self.core = self._open()
-        self.settle_down()
 
     # ---- looking inside
 

@@ -133,9 +133,7 @@ def test_a_settlement_of_a_lost_lease_is_refused_while_others_of_it_count() -> N
 
 
 def _fences(bench: Bench, name: str) -> set[int]:
-    return {
-        fence for peer in bench.core.state.peers.values() if peer.name == name for fence in peer.deliveries
-    }
+    return {fence for peer in bench.core.state.peers.values() if peer.name == name for fence in peer.deliveries}
 
 
 def test_a_job_long_gone_is_unknown_which_is_neutral() -> None:

@@ -19,9 +19,8 @@ class Unavailable(Exception):
 
 
 def _run(command: Sequence[str], lines: Sequence[str] = ()) -> None:
-    done = subprocess.run(
-        command, input="".join(line + "\n" for line in lines), capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    text = "".join(line + "\n" for line in lines)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     if done.returncode:
         raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()}")
 
@@ -33,8 +32,8 @@ class Namespace:
         # Who is not root is root in a user namespace, and the namespaces of one network share that of the first.
         own_user = outer is None and os.geteuid() != 0
         unshare = ["unshare", *(["--user", "--map-root-user"] if own_user else []), "--net"]
-        self._user = own_user or (outer is not None and outer._user)
-        prefix = outer.enter_user if outer is not None else []
+        prefix = [] if outer is None else outer.enter_user
+        self._user = own_user or bool(prefix)
         self._holder = subprocess.Popen(
             [*prefix, *unshare, "sh", "-c", "echo held && exec cat"],
             stdin=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """A store on a small disk of its own that fills up and is given room again.
 
-Run as `python -m tests.storage.full_disk FOLDER`, with the right to mount: it mounts a tmpfs of 8 MiB on the folder. It
-says `mounted`, and at the end what it saw, as JSON. The mount is private to the process where that was set up so.
+Run as `python -m tests.storage.full_disk STORE FOLDER`, with the right to mount: it mounts a tmpfs of 8 MiB on the
+folder. It says `mounted`, and at the end what it saw, as JSON. The mount is private to the process where that was set
+up so.
 """
 
 from __future__ import annotations
@@ -53,17 +54,17 @@ def until_written(store: Store, rows: Rows) -> int:
             return refusals
 
 
-def main(disk: Path) -> None:
+def main(name: str, disk: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
     print("mounted", flush=True)
-    store = open_store("rocksdb", disk / "data")
+    store = open_store(name, disk / "data")
     number, rows, refusal = until_refused(store)
     seen = {"number": number, "refusal": refusal, "free": store.free_bytes(), "full": state(store)}
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
     seen["refusals"] = until_written(store, rows)
     until_written(store, tick(number + 1))
     store.close()
-    store = open_store("rocksdb", disk / "data")
+    store = open_store(name, disk / "data")
     seen["reopened"] = state(store)
     seen["unchanged"] = store.get("jobs", b"%06d" % number) == rows["jobs"][b"%06d" % number]
     store.close()
@@ -71,4 +72,4 @@ def main(disk: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

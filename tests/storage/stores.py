@@ -1,10 +1,14 @@
-"""The stores that the conformance suite runs on. A further store is one more line in `STORES`.
+"""The stores that the conformance suite runs on. A further store of ours is one more line in `STORES`.
+
+One that is installed beside is named in the environment: `ZBROKER_TEST_STORES=tape python -m pytest
+tests/storage/test_conformance.py`; several names have commas between them.
 
 Owns how a test makes, reopens and fills a store. Never knows what is being tested.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +30,9 @@ class Kind:
 
 STORES = [
     Kind("rocksdb", durable=True),
+    Kind("sqlite", durable=True),
     Kind("memory", durable=False),
+    *(Kind(name, durable=True) for name in os.environ.get("ZBROKER_TEST_STORES", "").split(",") if name),
 ]
 
 

@@ -20,7 +20,7 @@ from zbroker.storage.rocks import RocksStore
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds tmp_path / "data"."""
-    with start(tmp_path / "data", 10, 0, 10, "hold") as process:
+    with start("rocksdb", tmp_path / "data", 10, 0, 10, "hold") as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         yield process
@@ -80,7 +80,7 @@ def test_a_creation_that_was_cut_short_is_finished(tmp_path: Path, there: list[s
     store = RocksStore(path)
     fill(store, "jobs", b"a")
     store.close()
-    assert (path / "FORMAT").read_text() == "zbroker format 1\n"
+    assert (path / "FORMAT").read_text() == "zbroker format 1\nstore rocksdb\n"
 
 
 def test_a_path_that_cannot_be_a_directory(tmp_path: Path) -> None:
@@ -108,6 +108,19 @@ def test_an_error_that_nobody_knows_ends_all_writing(tmp_path: Path, monkeypatch
         fill(store, "jobs", b"b")
     with pytest.raises(StoreFailed):
         store.close()
+    RocksStore(tmp_path / "data").close()
+
+
+def test_an_end_that_fails_gives_the_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RocksStore(tmp_path / "data")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zbroker.storage.watermark.os.fdatasync", fail)
+        with pytest.raises(StoreFailed, match="the last sync of the store failed"):
+            store.close()
     RocksStore(tmp_path / "data").close()
 
 

@@ -18,8 +18,11 @@ def in_own_mounts(*program: str) -> list[str]:
     return ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), *program]
 
 
-def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
-    program = in_own_mounts(sys.executable, "-m", "tests.storage.full_disk", str(tmp_path))
+@pytest.mark.parametrize(
+    ("store", "says"), [("rocksdb", "No space left on device"), ("sqlite", "database or disk is full")]
+)
+def test_a_full_disk_refuses_and_recovers(tmp_path: Path, store: str, says: str) -> None:
+    program = in_own_mounts(sys.executable, "-m", "tests.storage.full_disk", store, str(tmp_path))
     try:
         ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
@@ -29,11 +32,11 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     seen = json.loads(ended.stdout.splitlines()[-1])
     number = seen["number"]
-    assert number > 1000
-    assert "No space left on device" in seen["refusal"]
+    assert number > 500
+    assert says in seen["refusal"]
     assert "may be tried again" in seen["refusal"]
     assert seen["free"] < 64 * 1024
     assert seen["full"] == [number - 1, number]
-    assert seen["refusals"] > 0
+    assert seen["refusals"] > 0 or store == "sqlite"  # which asks for room with each write
     assert seen["reopened"] == [number + 1, number + 2]
     assert seen["unchanged"]

@@ -18,18 +18,19 @@ from zbroker.storage.memory import MemoryStore
 
 
 def test_the_built_in_names() -> None:
-    assert {"memory", "rocksdb"} <= set(storage.store_names())
+    assert {"memory", "rocksdb", "sqlite"} <= set(storage.store_names())
     assert isinstance(open_store("memory", None), MemoryStore)
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(StoreUnknown, match=r"'tape'.*memory, rocksdb"):
+    with pytest.raises(StoreUnknown, match=r"'tape'.*memory, rocksdb, sqlite"):
         open_store("tape", None)
 
 
-def test_rocksdb_needs_a_directory() -> None:
+@pytest.mark.parametrize("name", ["rocksdb", "sqlite"])
+def test_what_is_durable_needs_a_directory(name: str) -> None:
     with pytest.raises(StoreError, match="--data"):
-        open_store("rocksdb", None)
+        open_store(name, None)
 
 
 def test_a_store_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,15 +41,16 @@ def test_a_store_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(storage, "entry_points", entry_points)
     assert isinstance(open_store("tape", None), MemoryStore)
-    assert storage.store_names() == ["memory", "rocksdb", "tape"]
+    assert storage.store_names() == ["memory", "rocksdb", "sqlite", "tape"]
     assert importlib.metadata.entry_points is not entry_points
 
 
 def test_the_package_loads_no_engine(tmp_path: Path) -> None:
     program = (
-        "import sys, zbroker.storage as s; assert 'rocksdict' not in sys.modules;"
+        "import sys, zbroker.storage as s; assert not {'rocksdict', 'sqlite3'} & set(sys.modules);"
+        f"s.open_store('sqlite', s.interface.Path({str(tmp_path / 'sqlite')!r})).close();"
         "s.open_store('memory', None).close(); assert 'rocksdict' not in sys.modules;"
-        f"s.open_store('rocksdb', s.interface.Path({str(tmp_path / 'data')!r})).close();"
+        f"s.open_store('rocksdb', s.interface.Path({str(tmp_path / 'rocksdb')!r})).close();"
         "assert 'rocksdict' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -35,7 +35,7 @@ class Crashed(NamedTuple):
 @pytest.fixture(scope="module")
 def pattern(tmp_path_factory: pytest.TempPathFactory) -> Crashed:
     path = tmp_path_factory.mktemp("crashed") / "data"
-    synced, last = crash(path, synced=SYNCED, unsynced=UNSYNCED)
+    synced, last = crash("rocksdb", path, synced=SYNCED, unsynced=UNSYNCED)
     return Crashed(path, newest_log(path), synced, last)
 
 
@@ -120,7 +120,7 @@ def test_any_log_between_the_others_is_missed(tmp_path: Path) -> None:
     """The watermark cannot see this one: the newest log is there, and reaches far enough."""
     path = tmp_path / "data"
     # 22 MiB: the first memtable of `jobs` is flushed meanwhile, and the rows of `meta` keep its log from being dropped.
-    crash(path, synced=380, size=60_000)
+    crash("rocksdb", path, synced=380, size=60_000)
     assert len(logs(path)) > 1
     logs(path)[0].unlink()
     refused(path, StoreCorrupt, "Missing WAL")

@@ -1,6 +1,6 @@
 """A process that fills a store and then does as it is told: die at once, or hold the directory.
 
-Run as `python -m tests.storage.writer DIR SYNCED UNSYNCED SIZE die|hold`. It writes SYNCED rows of SIZE random
+Run as `python -m tests.storage.writer STORE DIR SYNCED UNSYNCED SIZE die|hold`. It writes SYNCED rows of SIZE random
 bytes to the keyspace `jobs`, one row to `meta` with each tenth of them, and syncs; then UNSYNCED rows more. It says
 what it reached, as two numbers: the sequence number synced, and the last one.
 """
@@ -17,23 +17,24 @@ from tests.storage.stores import ROOT
 from zbroker.storage import open_store
 
 
-def start(path: Path, synced: int, unsynced: int, size: int, then: str) -> subprocess.Popen[str]:
+def start(store: str, path: Path, synced: int, unsynced: int, size: int, then: str) -> subprocess.Popen[str]:
     """Start the process; its first line is what it reached."""
-    program = [sys.executable, "-m", "tests.storage.writer", str(path), str(synced), str(unsynced), str(size), then]
+    arguments = [store, str(path), str(synced), str(unsynced), str(size), then]
+    program = [sys.executable, "-m", "tests.storage.writer", *arguments]
     return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 
-def crash(path: Path, *, synced: int, unsynced: int = 0, size: int = 100) -> tuple[int, int]:
+def crash(store: str, path: Path, *, synced: int, unsynced: int = 0, size: int = 100) -> tuple[int, int]:
     """Leave a directory as a killed broker leaves it. Returns the sequence number synced, and the last one."""
-    with start(path, synced, unsynced, size, "die") as process:
+    with start(store, path, synced, unsynced, size, "die") as process:
         assert process.stdout is not None
         reached = [int(number) for number in process.stdout.readline().split()]
     assert process.returncode == -signal.SIGKILL
     return reached[0], reached[1]
 
 
-def main(path: Path, synced: int, unsynced: int, size: int, then: str) -> None:
-    store = open_store("rocksdb", path)
+def main(name: str, path: Path, synced: int, unsynced: int, size: int, then: str) -> None:
+    store = open_store(name, path)
     for number in range(synced):
         store.write({"jobs": {b"%06d" % number: os.urandom(size)}}, [])
         if number % (synced // 10 or 1) == 0:
@@ -52,4 +53,4 @@ def main(path: Path, synced: int, unsynced: int, size: int, then: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

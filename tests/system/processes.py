@@ -232,7 +232,8 @@ class BrokerProcess(Child):
             return "" if self.events.all else f"ended with {self.process.returncode}: {self.told.all}"
         return ""
 
-    def restart(self, **settings: Any) -> None:
+    def restart(self, *, program: tuple[str, ...] | None = None, **settings: Any) -> None:
         """Start it again after its end, with these settings changed."""
+        self._program = program or self._program
         self._settings |= settings
         self.start()

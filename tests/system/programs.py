@@ -4,15 +4,17 @@ Run as ``python -m tests.system.programs NAME JSON``. Each prints events as JSON
 what was told survives a kill. The line `go` on stdin tells it to go on, the end of stdin to end.
 """
 
+import asyncio
 import ctypes
 import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from zclient import Client, ZError
+from zclient import AsyncClient, Client, ZError
 from zworker import Consumer, Job, Reject, Worker
 
 WEDGE_S = 60
@@ -55,21 +57,29 @@ class Stdin:
 
 
 class Handler:
-    """Does what a payload ``{"do": ..., "n": ...}`` asks for; any other is echoed. Every run is told before it begins."""
+    """Does what a payload ``{"do": ..., "n": ...}`` asks for; any other is taken, and told unless it is bytes.
+
+    Every run is told before it begins.
+    """
 
     def __init__(self, stdin: Stdin) -> None:
         self._stdin = stdin
 
     def __call__(self, job: Job) -> Any:
         payload = job.payload
+        if isinstance(payload, bytes):
+            return len(payload)
         do, n = (payload["do"], payload["n"]) if isinstance(payload, dict) else ("echo", payload)
         tell("run", job=job.id, n=n, attempt=job.attempt, fence=job.fence)
-        getattr(self, "do_" + do)(job, n)
+        result = getattr(self, "do_" + do)(job, n)
         tell("end", job=job.id, n=n, fence=job.fence)
-        return n
+        return n if result is None else result
 
     def do_echo(self, job: Job, n: Any) -> None:
         return
+
+    def do_large_result(self, job: Job, n: Any) -> bytes:
+        return bytes(n)
 
     def do_wait(self, job: Job, n: Any) -> None:
         """Until the test says go, or somebody else has the job."""
@@ -151,6 +161,39 @@ def waiter(endpoint: str, queue: str, jobs: int) -> None:
     tell("waiting")
     for handle in handles:
         tell("result", value=handle.result())
+
+
+def crowd(endpoint: str, queue: str, payload: Any, jobs: int) -> None:
+    """Waits for the results of many jobs at once; tells `waiting` when the broker knows that, and `results` at the end."""
+    asyncio.run(_crowd(endpoint, queue, payload, jobs))
+
+
+async def _crowd(endpoint: str, queue: str, payload: Any, jobs: int) -> None:
+    async with AsyncClient(endpoint, timeout=60) as client:
+        handles = await client.send_many(queue, [payload] * jobs)
+        results = [asyncio.create_task(handle.result()) for handle in handles]
+        await asyncio.sleep(0)  # each task has its turn, and asks for its result
+        await client.stats()  # what was asked before was read before
+        tell("waiting")
+        await asyncio.gather(*results)
+        tell("results", jobs=len(results))
+
+
+def pingpong(endpoint: str, queue: str) -> None:
+    """Sends a job and awaits its result, again and again until told `go`; tells `round`, and the slowest at the end."""
+    client = Client(endpoint)
+    over = threading.Event()
+    Stdin(on_end=over.set).on_go(over.set)
+    slowest_ms = 0.0
+    n = 0
+    while not over.is_set():
+        n += 1
+        began = time.monotonic()
+        if client.send(queue, n).result(timeout=20) != n:
+            raise SystemExit(f"another result than {n}")
+        slowest_ms = max(slowest_ms, (time.monotonic() - began) * 1000)
+        tell("round", n=n)
+    tell("done", slowest_ms=slowest_ms)
 
 
 def stopwatch(ms: int) -> None:

@@ -18,7 +18,7 @@ class Proxy:
     """``endpoint`` leads to the broker. Dark, it takes no byte and gives none, and no connection learns of that."""
 
     def __init__(self, target: str) -> None:
-        self._target = _address(target)
+        self._target = address(target)
         self._listener = sockets.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._selector = selectors.DefaultSelector()
@@ -82,7 +82,7 @@ class Proxy:
         try:
             far = sockets.create_connection(self._target)
         except OSError:
-            _reset(near)
+            reset(near)
             return
         self._pairs |= {near: far, far: near}
         self._watch(near)
@@ -104,7 +104,7 @@ class Proxy:
             self._pairs.pop(end, None)
             if not self._dark:
                 self._selector.unregister(end)
-            _reset(end)
+            reset(end)
 
     def _reset_all(self) -> None:
         self._drop(*list(self._pairs))
@@ -131,11 +131,11 @@ class Proxy:
         self._wake_out.close()
 
 
-def _reset(socket: sockets.socket) -> None:
+def reset(socket: sockets.socket) -> None:
     socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, RESET)
     socket.close()
 
 
-def _address(endpoint: str) -> tuple[str, int]:
+def address(endpoint: str) -> tuple[str, int]:
     host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
     return host, int(port)

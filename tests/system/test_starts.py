@@ -15,9 +15,9 @@ def refused(*options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "zbroker", "start", "--bind", "tcp://127.0.0.1:*", *options]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
     assert ended.stdout == ""
-    lines = ended.stderr.splitlines()
-    assert len(lines) == 1, ended.stderr
-    return ended.returncode, lines[0]
+    *log, line = ended.stderr.splitlines()
+    assert all(" info " in told for told in log), ended.stderr
+    return ended.returncode, line
 
 
 def test_a_directory_that_another_broker_holds(system: System) -> None:
@@ -70,7 +70,7 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
 def test_a_port_that_is_taken(system: System, tmp_path: Path) -> None:
     broker = system.broker()
     code, line = refused("--data", str(tmp_path / "other"), "--bind", broker.endpoint)
-    assert code == 2
+    assert code == 1
     assert broker.endpoint in line
     assert "in use" in line
 

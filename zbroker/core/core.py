@@ -132,7 +132,9 @@ class Core:
             peer.watched.add(identifier)
             state.watchers.setdefault(identifier, set()).add(peer)
             if end is not None:  # it may stand in the history that is still being read back
-                state.work(queries.watch_later(state, identifier))
+                if not state.history.asked:
+                    state.work(queries.watch_later(state))
+                state.history.asked[identifier] = None
 
     def finish(self, *, drained: bool) -> Tick:
         """Do what fell due, hand out jobs, and close the tick. ``drained``: all that had arrived was received."""
@@ -215,7 +217,8 @@ class Core:
         """What came from there was no message: told to whoever has said HELLO, silence for the others."""
         self.state.count("malformed")
         if route in self.state.routes:
-            self.state.tick.send(route, m.Failure(number or 0, "malformed", reason, {}))
+            known = number if number is not None and 0 < number < 1 << 53 else 0
+            self.state.tick.send(route, m.Failure(known, "malformed", reason, {}))
 
     def set_disk_low(self, low: bool) -> None:
         if low != self.state.disk_low:
@@ -235,6 +238,11 @@ class Core:
     def say_closing(self, reason: str) -> None:
         for route in self.state.routes:
             self.state.tick.send(route, m.Closing(reason))
+
+    @property
+    def bytes_out(self) -> int:
+        """Payload bytes that the open tick's answers carry so far."""
+        return self.state.tick.bytes_out
 
     @property
     def leased(self) -> int:

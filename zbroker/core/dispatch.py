@@ -1,8 +1,10 @@
-"""Jobs go out: which jobs of a queue, to which workers, one at a time in turn, then one message a worker.
+"""Jobs go out: which jobs of a queue, to which workers, one at a time in turn, then few messages a worker.
 
 A job that lost a worker before is a *suspect*: it is delivered alone, to a worker that holds nothing else, so that a
 job that kills its worker cannot take its neighbours along (``docs/operating.md``).
 """
+
+from collections.abc import Iterator
 
 from zbroker import limits
 from zbroker.core import leave, rows
@@ -57,17 +59,37 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
         for job in jobs:
-            size += len(job[1]) if not header_of(job[1]).external else state.settings.max_payload
+            size += _size(state, job)
         out += _assign(queue, jobs, plans)
         if not entries:
             if queue.ring.may_have_more:
                 state.hot[queue] = None
             break
     for peer, jobs in plans.items():
-        _deliver(state, queue, peer, jobs)
+        for part in [jobs] if size < limits.MESSAGE_BYTES else _parts(state, jobs):
+            _deliver(state, queue, peer, part)
     if queue.suspects:
         _dispatch_suspects(state, queue)
     return out
+
+
+def _size(state: State, job: Taken) -> int:
+    """Bytes of the job's payload and header; at most so many, if the payload is not in the record."""
+    return len(job[1]) if not header_of(job[1]).external else state.settings.max_payload
+
+
+def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
+    """The jobs in deliveries of a size that slow links carry; the job that crosses it is the last of its delivery."""
+    part: list[Taken] = []
+    size = 0
+    for job in jobs:
+        part.append(job)
+        size += _size(state, job)
+        if size >= limits.MESSAGE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:

@@ -28,7 +28,10 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
         refuse_if_busy(state)
         state.work(_show_later(state, peer, number, arguments))
     elif verb in _VERBS:
-        state.send(peer, Answer(number, _VERBS[verb](state, arguments)))
+        answer = _VERBS[verb](state, arguments)
+        if verb == "show":
+            state.tick.bytes_out += len(answer["payload"] or b"") + len(answer["result"] or b"")
+        state.send(peer, Answer(number, answer))
     else:
         raise Refusal("not_found", f"no such question: {verb!r:.40}")
 
@@ -135,13 +138,17 @@ def end_of(state: State, identifier: bytes) -> tuple[bytes, str, bytes | None, d
     return history.end_of(ended) if ended is not None else (identifier, "unknown", None, None)
 
 
-def watch_later(state: State, identifier: bytes) -> Steps:
-    """Tell the watchers of a job that was not found once the history is read back."""
-    while not state.history.complete and not history.holds(state, identifier):
+def watch_later(state: State) -> Steps:
+    """Tell the watchers of jobs that were not found, once the history is read back."""
+    while not state.history.complete:
         yield None
-    end = end_of(state, identifier)
-    if end is not None:
-        history.tell(state, *end)
+    asked, state.history.asked = state.history.asked, {}
+    for position, identifier in enumerate(asked, 1):
+        end = end_of(state, identifier)
+        if end is not None:
+            history.tell(state, *end)
+        if position % limits.STEP_ROWS == 0:
+            yield None
 
 
 # ---- listings
@@ -162,14 +169,16 @@ def _list(
     found: Iterator[tuple[Row | None, list[Any]]],
     limit: int,
 ) -> Steps:
-    """Collect a page, a step at a time; the cursor is where the next one begins."""
+    """Collect a page, a step at a time; the cursor is where the next one begins. Large rows make a page shorter."""
+    size = 0
     page: list[Row] = []
     cursor: list[Any] | None = None
     for seen, (row, position) in enumerate(found, 1):
         if row is not None:
-            if len(page) == limit:
+            if len(page) == limit or size >= limits.MESSAGE_BYTES:
                 break
             page.append(row)
+            size += len(rows.pack(row))
             cursor = position
         if seen % limits.STEP_ROWS == 0:
             yield None
@@ -183,7 +192,7 @@ def _list(
 def _list_jobs(state: State, arguments: dict[str, Any]) -> Iterator[tuple[Row | None, list[Any]]]:
     """Jobs of a queue, or of all, in one state, or in all; rows that count no more come as None."""
     wanted = arguments.get("state")
-    if wanted is not None and wanted not in _STAGES:
+    if wanted is not None and (type(wanted) is not str or wanted not in _STAGES):
         raise Refusal("invalid", f"state is one of {', '.join(_STAGES)}, not {wanted!r:.40}")
     queue = queue_of(state, arguments).name if arguments.get("queue") is not None else None
     stage, start = _cursor(arguments)
@@ -194,9 +203,8 @@ def _cursor(arguments: dict[str, Any]) -> tuple[str, list[Any]]:
     cursor = arguments.get("cursor")
     if cursor is None:
         return "", []
-    if type(cursor) is not list or len(cursor) != 3 or cursor[0] not in _STAGES:
-        raise Refusal("invalid", "that is not a cursor of a listing")
-    if type(cursor[1]) is not bytes or type(cursor[2]) is not int:
+    kinds = [type(part) for part in cursor] if type(cursor) is list else []
+    if kinds != [str, bytes, int] or cursor[0] not in _STAGES:
         raise Refusal("invalid", "that is not a cursor of a listing")
     return cursor[0], cursor[1:]
 

@@ -201,7 +201,7 @@ class Queue:
 class HistoryIndex:
     """Where each finished job stands. See ``history.py``; the rows are the truth."""
 
-    __slots__ = ("block_of", "blocks", "complete", "jobs", "n")
+    __slots__ = ("asked", "block_of", "blocks", "complete", "jobs", "n")
 
     def __init__(self) -> None:
         self.block_of: dict[bytes, bytes] = {}  # id -> history key
@@ -209,6 +209,7 @@ class HistoryIndex:
         self.jobs = 0
         self.n = 0  # blocks written in this tick
         self.complete = True
+        self.asked: dict[bytes, None] = {}  # watched jobs that may stand in what is still being read back
 
 
 @dataclass(slots=True)

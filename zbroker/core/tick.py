@@ -19,13 +19,14 @@ End = tuple[bytes, str, bytes | None, dict[str, Any] | None]
 class Tick:
     """Rows to change and messages to send. Commit order: puts, deletes, ranges; then, durable, the sends."""
 
-    __slots__ = ("_new", "ends", "number", "oks", "ranges", "rows", "sends")
+    __slots__ = ("_new", "bytes_out", "ends", "number", "oks", "ranges", "rows", "sends")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.rows: Rows = {space: {} for space in KEYSPACES}
         self.ranges: list[Range] = []
         self.sends: list[tuple[bytes, Message]] = []  # (routing id, message), in order
+        self.bytes_out = 0  # payloads and results that the sends carry because peers asked for them
         self.oks: dict[bytes, list[int]] = {}  # plain confirmations, one message a peer
         self.ends: dict[bytes, list[End]] = {}  # ends of jobs that peers watch, likewise
         self._new: set[bytes] = set()
@@ -67,13 +68,26 @@ class Tick:
             return self.sends
         first: list[tuple[bytes, Message]] = [(route, Ok(numbers)) for route, numbers in self.oks.items()]
         for route, ends in self.ends.items():
-            first += [
-                (route, Finished(ends[n : n + limits.BLOCK_JOBS])) for n in range(0, len(ends), limits.BLOCK_JOBS)
-            ]
+            first += [(route, Finished(page)) for page in _pages(ends)]
         return first + self.sends
 
     def clears(self, space: str, key: bytes) -> bool:
         return any(cleared == space and start <= key < stop for cleared, start, stop in self.ranges)
+
+
+def _pages(ends: list[End]) -> Iterator[list[End]]:
+    """The ends in messages of bounded length and size; the result that crosses the size is the last of its message."""
+    page: list[End] = []
+    size = 0
+    for end in ends:
+        page.append(end)
+        if end[2] is not None:
+            size += len(end[2])
+        if len(page) >= limits.BLOCK_JOBS or size >= limits.MESSAGE_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 class View:

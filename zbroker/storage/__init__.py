@@ -46,6 +46,7 @@ ENTRY_POINTS = "zbroker.stores"
 
 _BUILT_IN = {
     "rocksdb": EntryPoint("rocksdb", "zbroker.storage.rocks:open_rocksdb", ENTRY_POINTS),
+    "sqlite": EntryPoint("sqlite", "zbroker.storage.sqlite:open_sqlite", ENTRY_POINTS),
     "memory": EntryPoint("memory", "zbroker.storage.memory:MemoryStore", ENTRY_POINTS),
 }
 

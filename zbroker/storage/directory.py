@@ -1,11 +1,12 @@
-"""The data directory: what lies where in it, who holds it, and which format it has.
+"""The data directory: what lies where in it, who holds it, which format it has, and which store it is of.
 
-Owns the files LOCK and FORMAT and the order in which a new directory comes to be. Never opens the database.
+Owns the files LOCK and FORMAT and the order in which a new directory comes to be. Never opens the database. Stores from
+elsewhere may use it as ours do.
 
     DIR/LOCK         held (flock) while a broker or a check has the directory; names the process
     DIR/WATERMARK    see watermark.py
-    DIR/rocksdb/     the database
-    DIR/FORMAT       written last: a directory that has it was created whole
+    DIR/STORE/       the database, in a folder with the name of the store, such as `rocksdb`
+    DIR/FORMAT       written last: a directory that has it was created whole. The format, and the name of the store
 
 A change of the format: raise `FORMAT`, write the step from the format before it, and a record under docs/decisions/.
 """
@@ -18,25 +19,32 @@ import re
 from pathlib import Path
 
 from zbroker.storage.interface import StoreCorrupt, StoreError, StoreLocked, StoreTooNew
+from zbroker.storage.watermark import read_watermark
 
 FORMAT = 1
 """The format that this release writes, and the newest that it reads."""
 
-_FORMAT_TEXT = re.compile(r"zbroker format (\d+)\n")
+UNNAMED = "rocksdb"
+"""The store of a directory whose FORMAT names none: the only one there was when such files were written."""
+
+_FIRST_LINE = re.compile(r"zbroker format (\d+)\n")
+_STORE_LINE = re.compile(r"(?:store (\S+)\n)?")
+_DATABASES = ("rocksdb", "sqlite")
 
 
 class DataDirectory:
     """A data directory that this object holds, from its making until `let_go`."""
 
-    def __init__(self, path: Path, *, create: bool) -> None:
-        """Take hold of the directory; with `create`, make it if it is missing.
+    def __init__(self, path: Path, store: str, *, create: bool) -> None:
+        """Take hold of the directory for the store of this name; with `create`, make it if it is missing.
 
         Raises:
             StoreLocked: somebody else holds it.
             StoreError: there is no such directory, or it cannot be used.
         """
         self.path = path
-        self.database = path / "rocksdb"
+        self.store = store
+        self.database = path / store
         self.watermark = path / "WATERMARK"
         self._format = path / "FORMAT"
         self._lock = -1
@@ -68,24 +76,62 @@ class DataDirectory:
         Raises:
             StoreTooNew: this release cannot read it.
             StoreCorrupt: the file says nothing that makes sense.
+            StoreError: the directory is of another store.
         """
-        try:
-            text = self._format.read_text("ascii", "replace")
-        except FileNotFoundError:
+        found = _read_format(self._format)
+        if found is None:
             return None
-        match = _FORMAT_TEXT.fullmatch(text)
-        if match is None:
-            raise StoreCorrupt(f"{self._format} is damaged: it should read `zbroker format {FORMAT}`; restore a backup")
-        found = int(match[1])
-        if found > FORMAT:
-            raise StoreTooNew(
-                f"the data directory {self.path} has format {found}, and this release reads formats up to {FORMAT}: "
-                f"start it with the release that wrote it, or a newer one"
+        number, store = found
+        if store != self.store:
+            raise StoreError(
+                f"the data directory {self.path} is of the store {store}, not {self.store}: start with "
+                f"--store {store}, or give {self.store} a directory of its own"
             )
-        return found
+        return number
+
+    def confirmed(self, file: str) -> int | None:
+        """The watermark of a directory that is whole; None if there is none yet, or its creation was cut short.
+
+        `file` is one that the database cannot be without, by its name in the folder of the database.
+
+        Raises:
+            StoreTooNew: the format is newer than ours.
+            StoreCorrupt: a part of the directory is missing.
+            StoreError: the directory is of another store.
+        """
+        known = self.format() is not None
+        confirmed = read_watermark(self.watermark)
+        if not known:
+            if confirmed:
+                raise self.format_missing()
+            return None
+        if not (self.database / file).is_file():
+            raise StoreCorrupt(
+                f"{self.path} has lost its database, the folder {self.database.name} or the file {file} in it. "
+                f"Put it back, or restore a backup"
+            )
+        if confirmed is None:
+            raise StoreCorrupt(
+                f"{self.path} has lost its file WATERMARK: nothing tells how far the confirmed data reached. "
+                f"`zbroker check {self.path} --repair` goes on with what the store still holds"
+            )
+        return confirmed
+
+    def format_missing(self) -> StoreCorrupt:
+        """What to raise where there is data, and no FORMAT beside it."""
+        return StoreCorrupt(
+            f"{self.path} holds data, but its file FORMAT is missing: is this the whole directory? "
+            f"Put the file back, or restore a backup"
+        )
 
     def begin(self) -> None:
-        """Make the folder of a new database."""
+        """Make the folder of a new database.
+
+        Raises:
+            StoreCorrupt: another store has left its database here.
+        """
+        if any((self.path / name).exists() for name in _DATABASES if name != self.store):
+            raise self.format_missing()
         _make(self.database)
 
     def finish(self) -> None:
@@ -94,7 +140,7 @@ class DataDirectory:
             sync_folder(folder)
         fresh = self._format.with_name("FORMAT.new")
         with open(fresh, "w", encoding="ascii") as file:
-            file.write(f"zbroker format {FORMAT}\n")
+            file.write(f"zbroker format {FORMAT}\nstore {self.store}\n")
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self._format)
@@ -116,6 +162,34 @@ class DataDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = -1
+
+
+def store_of(path: Path) -> str | None:
+    """The name of the store whose data directory this is; None if there is no FORMAT to tell.
+
+    Raises:
+        StoreTooNew, StoreCorrupt: as `DataDirectory.format` does.
+    """
+    found = _read_format(path / "FORMAT")
+    return None if found is None else found[1]
+
+
+def _read_format(file: Path) -> tuple[int, str] | None:
+    """The format and the store that a file FORMAT names; None if there is no such file."""
+    try:
+        text = file.read_text("ascii", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    first = _FIRST_LINE.match(text)
+    if first is not None and int(first[1]) > FORMAT:
+        raise StoreTooNew(
+            f"the data directory {file.parent} has format {first[1]}, and this release reads formats up to {FORMAT}: "
+            f"start it with the release that wrote it, or a newer one"
+        )
+    store = _STORE_LINE.fullmatch(text, first.end()) if first is not None else None
+    if first is None or store is None:
+        raise StoreCorrupt(f"{file} is damaged: it should begin with `zbroker format {FORMAT}`; restore a backup")
+    return int(first[1]), store[1] or UNNAMED
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,8 +12,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from zbroker.storage.directory import DataDirectory, sync_folder
-from zbroker.storage.interface import StoreBehind, StoreCorrupt
+from zbroker.storage import rocks, sqlite_file
+from zbroker.storage.directory import UNNAMED, DataDirectory, store_of, sync_folder
+from zbroker.storage.interface import StoreBehind, StoreCorrupt, StoreError
 from zbroker.storage.rocks import check_reach, close_database, open_database
 from zbroker.storage.watermark import Watermark, read_watermark
 
@@ -57,8 +58,12 @@ def repair(path: Path) -> RepairReport:
         StoreTooNew: a newer release wrote it.
         StoreBehind: confirmed data is missing. Nothing was changed.
         StoreCorrupt: confirmed data is damaged, or something other than the log is. Nothing was changed.
+        StoreError: the directory is of a store that is neither RocksDB nor SQLite.
     """
-    directory = DataDirectory(path, create=False)
+    store = store_of(path) or UNNAMED
+    if store not in (rocks.NAME, sqlite_file.NAME):
+        raise StoreError(f"{path} is of the store {store}, which nothing here can repair: see what came with it")
+    directory = DataDirectory(path, store, create=False)
     try:
         if directory.format() is None:
             raise StoreCorrupt(f"{path} is not a whole data directory: it has no file FORMAT. Nothing was changed")
@@ -66,16 +71,25 @@ def repair(path: Path) -> RepairReport:
         if confirmed is None:
             return _renew_watermark(directory)
         try:
-            return RepairReport(None, confirmed, check_reach(directory, confirmed, cut_tail=False))
+            return RepairReport(None, confirmed, _reached(directory, confirmed))
         except StoreCorrupt as refusal:
+            if store == sqlite_file.NAME:
+                raise  # SQLite drops a torn end of its log by itself: what it refuses lies elsewhere
             return _cut(directory, confirmed, refusal)
     finally:
         directory.let_go()
 
 
+def _reached(directory: DataDirectory, confirmed: int) -> int:
+    """The sequence number that a sound store reaches; raises what its `check_reach` does."""
+    if directory.store == sqlite_file.NAME:
+        return sqlite_file.check_reach(directory, confirmed)
+    return check_reach(directory, confirmed, cut_tail=False)
+
+
 def _renew_watermark(directory: DataDirectory) -> RepairReport:
     """Take the sequence that a sound store reaches for the watermark that is gone."""
-    reached = check_reach(directory, 0, cut_tail=False)
+    reached = _reached(directory, 0)
     Watermark(directory.watermark, reached).close()
     sync_folder(directory.path)
     return RepairReport("the file WATERMARK was missing", None, reached)

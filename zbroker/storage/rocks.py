@@ -25,7 +25,9 @@ from zbroker.storage.interface import (
     StoreFull,
 )
 from zbroker.storage.tuning import database_options, keyspace_options
-from zbroker.storage.watermark import Watermark, read_watermark
+from zbroker.storage.watermark import Watermark
+
+NAME = "rocksdb"
 
 
 class RocksStore:
@@ -39,7 +41,7 @@ class RocksStore:
             StoreError: the directory cannot be used.
         """
         self.path: Path | None = path
-        self._directory = DataDirectory(path, create=True)
+        self._directory = DataDirectory(path, NAME, create=True)
         try:
             self._open()
         except BaseException:
@@ -48,7 +50,7 @@ class RocksStore:
 
     def _open(self) -> None:
         directory = self._directory
-        confirmed = check_directory(directory)
+        confirmed = directory.confirmed("CURRENT")
         if confirmed is None:
             directory.begin()
         else:
@@ -58,7 +60,7 @@ class RocksStore:
         self._bind(self._database)
         try:
             if confirmed is None and self.sequence() > 0:
-                raise _format_missing(directory)
+                raise directory.format_missing()
             # Whatever the log held is in synced table files now, so all of it counts as durable.
             self._watermark = Watermark(directory.watermark, self.sequence())
             if confirmed is None:
@@ -195,12 +197,19 @@ class RocksStore:
     def close(self) -> None:
         if self._closed:
             return
+        failure: StoreFailed | None = None
         try:
             self.sync()
-        finally:
-            self._unbind()
+        except StoreFailed as error:
+            failure = error
+        self._unbind()
+        try:
             self._watermark.close()
-            self._directory.let_go()
+        except OSError as error:
+            failure = failure or self._fail("the last sync", error)
+        self._directory.let_go()
+        if failure is not None:
+            raise failure
 
     def _fail(self, what: str, error: Exception) -> StoreFailed:
         """From here on nothing is written any more, whatever the caller does."""
@@ -209,32 +218,6 @@ class RocksStore:
             f"{what} of the store failed, and nobody knows what is on disk: {error}. Stop the process, look at the "
             f"disk, start again; if the store then refuses to open, run `zbroker check {self.path} --repair`"
         )
-
-
-def check_directory(directory: DataDirectory) -> int | None:
-    """The watermark of a directory that is whole; None if there is none yet, or its creation was cut short.
-
-    Raises:
-        StoreTooNew: the format is newer than ours.
-        StoreCorrupt: a part of the directory is missing.
-    """
-    known = directory.format() is not None
-    confirmed = read_watermark(directory.watermark)
-    if not known:
-        if confirmed:
-            raise _format_missing(directory)
-        return None
-    if not (directory.database / "CURRENT").is_file():
-        raise StoreCorrupt(
-            f"{directory.path} has lost its database, the folder {directory.database.name} or the file CURRENT in it. "
-            f"Put it back, or restore a backup"
-        )
-    if confirmed is None:
-        raise StoreCorrupt(
-            f"{directory.path} has lost its file WATERMARK: nothing tells how far the confirmed data reached. "
-            f"`zbroker check {directory.path} --repair` goes on with what the store still holds"
-        )
-    return confirmed
 
 
 def check_reach(directory: DataDirectory, confirmed: int, *, cut_tail: bool) -> int:
@@ -326,13 +309,6 @@ def _is_refusal(text: str) -> bool:
 
 def _refuse(*_: object) -> NoReturn:
     raise StoreFailed("the store is closed, or failed before: open it afresh")
-
-
-def _format_missing(directory: DataDirectory) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"{directory.path} holds data, but its file FORMAT is missing: is this the whole directory? "
-        f"Put the file back, or restore a backup"
-    )
 
 
 def _open_error(directory: DataDirectory, text: str) -> StoreError:

@@ -1,0 +1,270 @@
+"""The kill loop: producers, workers and a broker under load, one after another killed and started again.
+
+It owns whom to kill and when: by a seed, and after so many further effects were seen, never after a time. Each *bout*
+of kills ends with a drain to zero, the verdict over its jobs, and a check of the broker's data. What must be true of a
+job stands in ``verdict``, what the processes do in ``programs``.
+"""
+
+import os
+import random
+import select
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.kill_loop.ledger import BANK, Ledger, make_notes, read_ledger
+from tests.kill_loop.processes import Broker, Place, Program
+from tests.kill_loop.verdict import Kill, Verdict, history, judge
+from tests.kill_loop.work import QUEUES, amount_of
+from tests.system.processes import Missing, eventually
+from zbroker.check import check_directory
+from zclient import Client
+
+WINDOW = 2000
+"""Jobs that producers may be ahead of the effects: enough that there is always work, few enough to drain soon."""
+
+FURTHER = (0, 1, 5, 20, 50, 100, 200, 400)
+"""Effects to be seen between two kills; 0 kills somebody who has just begun to start."""
+
+STILL_S = 30
+"""So long without any effect, and the loop gives up: somebody waits for what does not come."""
+
+STOPPED_S = 4
+"""The longest stop of a worker: longer than its lease. It may hold a lock of the database that all wait for."""
+
+TOLD_JOBS = 5
+"""Jobs whose history a report tells."""
+
+OPTIONS = (
+    *("--grace", "200ms", "--return-time", "1s", "--lease", "3s", "--backoff-min", "10ms", "--backoff-max", "100ms"),
+    *("--max-attempts", "10000", "--poison-losses", "1000"),  # no job dies of what is done to it here
+)
+
+WORKERS = {"threads": "worker_threads", "coroutines": "worker_coroutines", "consumer": "consumer"}
+PRODUCERS = {"sender": "producer_threads", "gatherer": "producer_coroutines"}
+
+
+class Failed(AssertionError):
+    """A promise was broken; the text tells how to do it again, and what happened."""
+
+
+class Bout(NamedTuple):
+    """What a bout came to."""
+
+    kills: dict[str, int]  # by name
+    stops: int
+    verdict: Verdict
+    seconds: float
+
+
+def run_bouts(folder: Path, rounds: int, seed: int, store: str = "rocksdb", kills_each: int = 50) -> Iterator[Bout]:
+    """So many kills, in bouts, on one data directory. Raises `Failed`; the folder then has the data and all logs."""
+    chance = random.Random(seed)
+    kills: list[Kill] = []
+    broker = Broker(folder / "broker.log", kills, folder / "data", [*OPTIONS, "--store", store])
+    for number, before in enumerate(range(0, rounds, kills_each)):
+        place = folder / f"bout-{number:04d}"
+        place.mkdir()
+        bout = _Bout(place, f"b{number:04d}x", broker, kills, chance, seed)
+        try:
+            yield bout.run(min(kills_each, rounds - before))
+            _check(folder / "data")
+        except (Failed, Missing) as failure:
+            again = f"make kill-loop ROUNDS={rounds} SEED={seed} STORE={store}"
+            raise Failed(f"{again}\nin bout {number}, with everything in {folder}\n{failure}") from None
+        finally:
+            bout.abandon()
+        shutil.rmtree(place)
+        kills.clear()
+
+
+def _check(data: Path) -> None:
+    report = check_directory(data)
+    if report.faults:
+        raise Failed("\n".join(["zbroker check finds:", *report.faults]))
+
+
+class _Bout:
+    """One bout: its processes, its kills, and how many effects were seen."""
+
+    def __init__(
+        self, folder: Path, prefix: str, broker: Broker, kills: list[Kill], chance: random.Random, seed: int
+    ) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._broker = broker
+        self._kills = kills
+        self._chance = chance
+        self._seed = seed
+        self._seen = 0  # bytes in the pipe: effects, and those that a repeated run found to be there
+        self._granted = 0
+        self._counted = 0
+        self._pipe, self._write_end = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._workers = [self._worker(name, program) for name, program in WORKERS.items()]
+        self._producers = [self._producer(name, program) for name, program in PRODUCERS.items()]
+        self._places: list[Place] = [broker, *self._workers, *self._producers]
+        self._until: dict[Place, tuple[int, float]] = {}  # the stopped: until so much was seen, or this time
+        make_notes(folder)
+
+    def _worker(self, name: str, program: str) -> Program:
+        def facts(who: str) -> dict[str, Any]:
+            return self._facts(who=who, pipe=self._write_end)
+
+        log, environment = self._folder / f"{name}.log", {"BANK": str(self._folder / BANK)}
+        return Program(name, program, log, self._kills, facts, environment=environment, pass_fds=(self._write_end,))
+
+    def _producer(self, name: str, program: str) -> Program:
+        def facts(who: str) -> dict[str, Any]:
+            return self._facts(who=who, name=name, prefix=self._prefix, seed=self._seed)
+
+        return Program(name, program, self._folder / f"{name}.log", self._kills, facts)
+
+    def _facts(self, **facts: Any) -> dict[str, Any]:
+        return {"endpoint": self._broker.endpoint, "folder": str(self._folder), **facts}
+
+    # ---- a bout
+
+    def run(self, kills: int) -> Bout:
+        """All of it; the broker is killed at its end."""
+        began = time.monotonic()
+        for place in self._places:
+            place.start()
+        with Client(self._broker.endpoint, timeout=60) as client:
+            before = _done(client)
+            self._grant(always=True)
+            self._await_effects(20)
+            while sum(kill.what == "killed" for kill in self._kills) < kills:
+                self._harm()
+                self._await_effects(self._chance.choice(FURTHER))
+            self._drain(client)
+            ledger = read_ledger(self._folder, client, QUEUES, self._prefix)
+            done = _done(client) - before
+        self._broker.abandon()
+        verdict = judge(ledger, self._kills, {job: amount_of(job) for job in ledger.sent})
+        self._raise_faults(ledger, verdict, done)
+        killed = [kill.who.partition("/")[0] for kill in self._kills if kill.what == "killed"]
+        stops = sum(kill.what == "stopped" for kill in self._kills)
+        counts = {place.name: killed.count(place.name) for place in self._places}
+        return Bout(counts, stops, verdict, time.monotonic() - began)
+
+    def abandon(self) -> None:
+        """Nothing of it outlives this."""
+        for place in self._places:
+            place.abandon()
+        os.close(self._pipe)
+        os.close(self._write_end)
+
+    # ---- harm
+
+    def _harm(self) -> None:
+        """Kill one, or several at once, and start them again; or stop a worker for a while."""
+        chance = self._chance.random()
+        if chance < 0.1:
+            place = self._chance.choice(self._workers)
+            if place not in self._until:
+                place.stop()
+                further = self._chance.choice((20, 200, 2000))
+                self._until[place] = (self._seen + further, time.monotonic() + STOPPED_S)
+        elif chance < 0.25:
+            self._kill(self._chance.sample(self._places, self._chance.randint(2, len(self._places))))
+        else:
+            weights = [4, *(2 for _ in self._workers), *(2 for _ in self._producers)]
+            self._kill(self._chance.choices(self._places, weights))
+
+    def _kill(self, places: list[Place]) -> None:
+        for place in places:
+            if place.has_ended():
+                raise Failed(f"{place.who} ended by itself:\n{place.last_words()}")
+            place.kill()
+        for place in places:
+            place.reap()
+            self._until.pop(place, None)
+        for place in places:
+            place.start()
+        self._grant(always=True)
+
+    def _go_on(self, *, all_of_them: bool = False) -> None:
+        """Let those go on whose time has come."""
+        now = time.monotonic()
+        for place, (seen, at) in list(self._until.items()):
+            if all_of_them or self._seen >= seen or now >= at:
+                del self._until[place]
+                place.go_on()
+
+    # ---- effects
+
+    def _await_effects(self, further: int) -> None:
+        """Return when so many more were seen."""
+        wanted = self._seen + further
+        still_until = time.monotonic() + STILL_S
+        while self._seen < wanted:
+            self._go_on()
+            now = time.monotonic()
+            if now >= still_until:
+                raise Failed("\n".join(["nothing is done any more", *self._last_words()]))
+            times = [still_until, *(at for _, at in self._until.values())]
+            if select.select([self._pipe], [], [], max(min(times) - now, 0))[0]:
+                self._seen += len(os.read(self._pipe, 65536))
+                still_until = time.monotonic() + STILL_S
+                self._grant()
+
+    def _grant(self, *, always: bool = False) -> None:
+        """Tell the producers how many jobs they may have confirmed by now."""
+        if self._seen and (always or self._seen - self._counted >= 50):
+            self._counted = self._seen
+            with closing(sqlite3.connect(self._folder / BANK, timeout=60)) as bank:
+                (effects,) = bank.execute("SELECT count(*) FROM entries").fetchone()
+            self._granted = effects
+        elif not always:
+            return
+        for producer in self._producers:
+            producer.say(str((self._granted + WINDOW) // len(self._producers)))
+
+    # ---- the end
+
+    def _drain(self, client: Client) -> None:
+        """No more jobs, no more harm: everything that was stored is done, and everybody ends in peace."""
+        self._go_on(all_of_them=True)
+        for place in self._producers:
+            self._end(place)
+        eventually(lambda: not any(_waiting(client).values()), within=60)
+        for place in self._workers:
+            self._end(place)
+        if any(_waiting(client).values()):
+            raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
+
+    def _end(self, place: Program) -> None:
+        code = place.end()
+        if code:
+            raise Failed(f"{place.who} ended with {code}:\n{place.last_words()}")
+
+    def _raise_faults(self, ledger: Ledger, verdict: Verdict, done: int) -> None:
+        told = []
+        if done != len(ledger.effects):
+            told.append(f"the broker counts {done} jobs done, and {len(ledger.effects)} have an effect")
+        told += [f"job {fault.job}: {fault.what}" for fault in verdict.faults[: 4 * TOLD_JOBS]]
+        if len(verdict.faults) > 4 * TOLD_JOBS:
+            told.append(f"... and {len(verdict.faults) - 4 * TOLD_JOBS} more")
+        jobs = dict.fromkeys(fault.job for fault in verdict.faults)
+        told += [history(job, ledger, self._kills) for job in list(jobs)[:TOLD_JOBS]]
+        if told:
+            raise Failed("\n".join(told))
+
+    def _last_words(self) -> list[str]:
+        return [f"{place.who}:\n{place.last_words()}" for place in self._places]
+
+
+def _done(client: Client) -> int:
+    """Jobs that were done since the queues were made, as the broker counts them."""
+    return sum(queue["totals"]["done"] for queue in client.queues())
+
+
+def _waiting(client: Client) -> dict[str, int]:
+    """Jobs that are not done, by state."""
+    states = ("scheduled", "blocked", "ready", "leased", "dead")
+    return {state: sum(queue[state] for queue in client.queues()) for state in states}

@@ -1,0 +1,155 @@
+"""One place in the kill loop: a process that is started again, under the next number, whenever it was killed.
+
+It owns starting, killing and stopping. It decides nothing and knows no job.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.kill_loop.verdict import Kill
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Facts = Callable[[str], dict[str, Any]]
+"""The arguments of a program, for the process of this name."""
+
+END_S = 60
+"""How long a process may take to end when it is told to."""
+
+
+class Place:
+    """A name, and the process that has it now: ``who`` is that one process."""
+
+    def __init__(self, name: str, log: Path, kills: list[Kill]) -> None:
+        self.name = name
+        self.starts = 0
+        self.stopped = False
+        self.process: subprocess.Popen[bytes]
+        self._log = log
+        self._kills = kills
+
+    @property
+    def who(self) -> str:
+        return f"{self.name}/{self.starts}"
+
+    def start(self) -> None:
+        """Start the next one."""
+        self.starts += 1
+        self.stopped = False
+        with self._log.open("ab") as log:
+            log.write(f"---- {self.who}\n".encode())
+            self.process = self._spawn(log.fileno())
+
+    def kill(self) -> None:
+        """kill -9, sent; `reap` waits until it is gone."""
+        self._note("killed")
+        self.process.kill()
+
+    def reap(self) -> None:
+        self.process.wait()
+        self._close()
+
+    def stop(self) -> None:
+        """It stands still until `go_on`."""
+        self.stopped = True
+        self._note("stopped")
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.stopped = False
+        self._note("continued")
+        self.process.send_signal(signal.SIGCONT)
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def abandon(self) -> None:
+        """End it in any case, with nothing noted."""
+        if self.starts and not self.has_ended():
+            self.process.kill()
+            self.process.wait()
+        if self.starts:
+            self._close()
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+
+    def _note(self, what: str) -> None:
+        self._kills.append(Kill(time.monotonic(), self.who, what))
+
+    def _close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
+        raise NotImplementedError
+
+
+class Broker(Place):
+    """``zbroker start`` on one data directory; after its first start always on the same port."""
+
+    def __init__(self, log: Path, kills: list[Kill], data: Path, options: Sequence[str]) -> None:
+        super().__init__("broker", log, kills)
+        self.endpoint = "tcp://127.0.0.1:*"
+        self._data = data
+        self._options = options
+
+    def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "zbroker", "start", "--data", str(self._data), "--bind", self.endpoint]
+        first = self.starts == 1
+        process = subprocess.Popen(
+            [*command, *self._options],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if first else log,
+            stderr=log,
+        )
+        if process.stdout is not None:
+            word, _, self.endpoint = process.stdout.readline().decode().strip().partition(" ")
+            assert word == "ready", self.last_words()
+        return process
+
+
+class Program(Place):
+    """One of ``programs``. ``facts`` gives its arguments for the process that is about to start."""
+
+    def __init__(self, name: str, program: str, log: Path, kills: list[Kill], facts: "Facts", **options: Any) -> None:
+        super().__init__(name, log, kills)
+        self.program = program
+        self._facts = facts
+        self._options = options
+
+    def say(self, line: str) -> None:
+        """Write a line to its stdin; it does not matter if it has ended."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return
+
+    def end(self) -> int:
+        """End its stdin, and it ends in peace; its exit code."""
+        self._close()
+        return self.process.wait(END_S)
+
+    def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
+        facts = json.dumps(self._facts(self.who))
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.kill_loop.programs", self.program, facts],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **self._options.get("environment", {})},
+            pass_fds=self._options.get("pass_fds", ()),
+        )

@@ -1,0 +1,155 @@
+"""What must be true of every job whatever was killed, and the history of a job of which it is not.
+
+It reads a `Ledger` and the list of kills; it asks nobody. The rules stand in `_faults_of`, one after the other.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from tests.kill_loop.ledger import End, Ledger, Run
+
+AWAY_S = 5
+"""So long after the death of a broker its workers may lose what they had: longer than any of them looks for it."""
+
+
+class Kill(NamedTuple):
+    """A process that was killed, or stopped for a while. ``who`` is one process: the next one has another number."""
+
+    at: float  # monotonic seconds
+    who: str
+    what: str  # "killed", "stopped", "continued"
+
+
+class Fault(NamedTuple):
+    """A promise that was broken, and the job it was broken to."""
+
+    job: str
+    what: str
+
+
+class Verdict(NamedTuple):
+    """The faults, and what else there is to know of a bout."""
+
+    faults: list[Fault]
+    jobs: int  # with an effect
+    confirmed: int
+    unknown: int  # never confirmed
+    absent: int  # of these, never stored
+    repeats: int  # runs beyond the first of each job, but for those after a nack
+    taken: int  # repeats of what ran in a process that was neither killed nor stopped, and was told that it lost it
+    late_effects: int  # jobs whose effect is of an earlier run than the one that the broker counts
+
+
+def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict:
+    """Judge a bout that was drained. ``amounts`` is what each intended job was to book."""
+    jobs = sorted({*ledger.sent, *ledger.runs, *ledger.effects, *ledger.ends})
+    faults = [Fault(job, what) for job in jobs for what in _faults_of(job, ledger, kills, amounts)]
+    confirmed = {job for job, lines in ledger.sent.items() if any(line.what == "confirmed" for line in lines)}
+    unknown = ledger.sent.keys() - confirmed
+    repeated = [
+        run
+        for job, runs in ledger.runs.items()
+        for run in _by_fence(runs)[:-1]
+        if "nacked" not in ledger.told.get((job, run.fence), ())
+    ]
+    harmed = {kill.who for kill in kills}
+    return Verdict(
+        faults,
+        jobs=len(ledger.effects),
+        confirmed=len(confirmed),
+        unknown=len(unknown),
+        absent=len(unknown - ledger.effects.keys()),
+        repeats=len(repeated),
+        taken=sum(run.who not in harmed for run in repeated),
+        late_effects=sum(
+            job in ledger.ends and effects[0].fence != ledger.ends[job].fence for job, effects in ledger.effects.items()
+        ),
+    )
+
+
+def _by_fence(runs: list[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: run.fence)
+
+
+def _faults_of(job: str, ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Iterator[str]:
+    """What is wrong with one job."""
+    sent, runs, effects = ledger.sent.get(job, []), ledger.runs.get(job, []), ledger.effects.get(job, [])
+    end = ledger.ends.get(job)
+    if not sent:
+        yield "nobody sent it, and it ran, or had an effect"
+    if any(line.what == "confirmed" for line in sent) and not effects:
+        yield "it was confirmed, and its effect is not there"
+    if (runs or effects or end) and not (runs and effects and end):
+        yield "it is neither done nor absent"
+    if len(effects) > 1:
+        yield f"its effect is there {len(effects)} times"
+    if any(effect.amount != amounts.get(job) for effect in effects):
+        yield "its effect is another one than was sent"
+    yield from _faults_of_runs(job, ledger, kills)
+    if end is not None:
+        yield from _faults_of_end(runs, [effect.fence for effect in effects], end)
+
+
+def _faults_of_runs(job: str, ledger: Ledger, kills: list[Kill]) -> Iterator[str]:
+    """Fences grow, and no run followed another one without a reason."""
+    noted = ledger.runs.get(job, [])
+    runs = _by_fence(noted)
+    if len({run.fence for run in runs}) != len(runs):
+        yield "it ran twice under one fence"
+    if any(before.attempt > after.attempt for before, after in pairwise(runs)):
+        yield "its attempts went down"
+    for run in runs[:-1]:
+        fault = _fault_of_repeat(run, ledger.told.get((job, run.fence), {}), kills)
+        if fault:
+            yield f"it ran again, and the run under fence {run.fence} {fault}"
+    for before, after in pairwise(noted):
+        # A process that stood still may begin late what it got early.
+        if after.fence < before.fence and not any(kill.who == after.who for kill in kills):
+            yield f"a run under fence {after.fence} began after one under fence {before.fence}"
+
+
+def _fault_of_repeat(run: Run, told: dict[str, float], kills: list[Kill]) -> str:
+    """What is wrong if another run followed this one; nothing if it failed, or was lost for a reason."""
+    if "nacked" in told or any(kill.who == run.who and kill.what == "killed" for kill in kills):
+        return ""
+    if not told:
+        return "was neither lost nor failed"
+    until = max(told.values())
+    # A worker may be late to come back to a broker that was killed; one that stood still may have lost its lease.
+    broker_was_away = any(kill.who.startswith("broker/") and run.at - AWAY_S <= kill.at <= until for kill in kills)
+    if broker_was_away or any(kill.who == run.who for kill in kills):
+        return ""
+    return "was taken from a worker that lived"
+
+
+def _faults_of_end(runs: list[Run], effects: list[int], end: End) -> Iterator[str]:
+    """The run that the broker counts is the last one, and its effect was there by then."""
+    fences = {run.fence for run in runs}
+    if end.fence not in fences:
+        yield f"it is done under fence {end.fence}, under which it never ran"
+    if fences and max(fences) > end.fence:
+        yield f"it was done under fence {end.fence}, and ran again"
+    if not set(effects) <= fences or any(fence > end.fence for fence in effects):
+        yield "its effect is of a run that was not delivered"
+
+
+def history(job: str, ledger: Ledger, kills: list[Kill]) -> str:
+    """All that happened to a job, line by line in the order of time, with the kills of those who had to do with it."""
+    lines = [(line.at, f"{line.who} notes {line.what}") for line in ledger.sent.get(job, [])]
+    for run in ledger.runs.get(job, []):
+        lines.append((run.at, f"{run.who} runs it: fence {run.fence}, attempt {run.attempt}"))
+    for (name, fence), told in ledger.told.items():
+        if name == job:
+            lines += [(at, f"fence {fence} is {what}") for what, at in told.items()]
+    if lines:
+        first, last = min(lines)[0], max(lines)[0]
+        involved = {line.who for line in ledger.sent.get(job, [])} | {run.who for run in ledger.runs.get(job, [])}
+        for kill in kills:
+            if kill.who in involved or (kill.who.startswith("broker") and first - 1 <= kill.at <= last + 1):
+                lines.append((kill.at, f"{kill.who} is {kill.what}"))
+    told = [f"  {at:12.4f}  {what}" for at, what in sorted(lines)]
+    told += [f"  effect of {effect.amount} under fence {effect.fence}" for effect in ledger.effects.get(job, [])]
+    end = ledger.ends.get(job)
+    told.append(f"  the broker: {end.state} under fence {end.fence}" if end else "  the broker does not know it")
+    return "\n".join([f"job {job}", *told])
