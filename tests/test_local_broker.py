@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from zbroker import limits
 from zbroker.testing import LocalBroker
-from zclient import JobFailed, ResultTimeout
+from zclient import JobFailed, ResultTimeout, TooManyQueues
 from zworker import Consumer, Job, Snooze, Worker
 
 
@@ -150,3 +151,14 @@ def test_an_asyncio_client() -> None:
 
     with LocalBroker() as broker, broker.running(worker):
         assert asyncio.run(main(broker)) == 42
+
+
+def test_the_number_of_queues_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_QUEUES", 2)
+    with LocalBroker() as broker:
+        client = broker.client()
+        for queue in ("a", "b", "a"):
+            client.send(queue, None)
+        with pytest.raises(TooManyQueues):
+            client.send("c", None)
+        assert [row["queue"] for row in client.queues()] == ["a", "b"]

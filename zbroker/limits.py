@@ -69,6 +69,9 @@ GHOSTS_PER_TURN = 4000
 MAX_PEERS = 20_000
 """Peers known at a time."""
 
+MAX_QUEUES = 10_000
+"""Queues of one broker: each is kept in memory, with its counters and the ring of its lanes."""
+
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 

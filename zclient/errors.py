@@ -114,6 +114,12 @@ class TooManyPeers(Refused):
     code = "too_many_peers"
 
 
+class TooManyQueues(Refused):
+    """The broker has as many queues as it may."""
+
+    code = "too_many_queues"
+
+
 class UnsupportedVersion(Refused):
     """The broker speaks another version of the protocol."""
 
@@ -196,6 +202,7 @@ _BY_CODE: dict[str, type[ZError]] = {
         DuplicateId,
         QueueClosed,
         TooManyPeers,
+        TooManyQueues,
         UnsupportedVersion,
         ProtocolFault,
         NotFound,

@@ -121,9 +121,12 @@ class JournalStore:
         if self._closed:
             return
         self._closed = True
-        with self._opened:  # whatever the sync says, the directory is given back
-            self.sync()
-            self._over = True
+        try:
+            with self._opened:  # whatever the sync says, the directory is given back
+                self.sync()
+                self._over = True
+        except OSError as error:
+            raise self._fail(error) from error
 
     # ---- its parts
 

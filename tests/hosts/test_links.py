@@ -96,6 +96,7 @@ def test_on_a_slow_link_everything_is_done_once(lab: Lab, or_skip: OrSkip) -> No
     assert [job.result(timeout=30) for job in jobs] == list(range(30))
     assert [run["attempt"] for run in worker.named("run")] == [1] * 30
     assert broker.told.named("worker silent") == []
+    assert "connection lost" not in worker.log.read_text()
 
 
 def produce(lab: Lab, endpoint: str, jobs: int) -> Child:

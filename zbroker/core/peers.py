@@ -22,6 +22,10 @@ def hello(state: State, route: bytes, message: Hello) -> None:
         if fault:
             state.tick.send(route, Failure(0, "invalid", fault, {}))
             return
+    if len(state.queues) + len(set(message.queues) - state.queues.keys()) > limits.MAX_QUEUES:
+        text = f"the broker has {len(state.queues)} queues, as many as it may"
+        state.tick.send(route, Failure(0, "too_many_queues", text, {}))
+        return
     peer = state.peers.get(message.incarnation)
     if peer is None:
         if len(state.peers) >= state.settings.max_peers:

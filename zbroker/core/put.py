@@ -76,6 +76,8 @@ def _plan(state: State, group: Group) -> Plan:
         fault = wire.queue_name_fault(group.queue)
         if fault:
             raise Refusal("invalid", fault)
+        if len(state.queues) >= limits.MAX_QUEUES:
+            raise Refusal("too_many_queues", f"the broker has {len(state.queues)} queues, as many as it may")
     if not b"".join(group.ids).isalnum():  # not of the client's own making: look closer
         for identifier in group.ids:
             fault = wire.id_fault(identifier)
