@@ -103,7 +103,7 @@ class JournalStore:
             os.fdatasync(self._fd)
             self._watermark.record(self._sequence, now=False)  # never before the journal itself
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._fail("a sync", error) from error
         self._unsynced = False
 
     def sequence(self) -> int:
@@ -126,7 +126,7 @@ class JournalStore:
                 self.sync()
                 self._over = True
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._fail("the last sync", error) from error
 
     # ---- its parts
 
@@ -145,15 +145,15 @@ class JournalStore:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                raise self._fail(error) from error
+                raise self._fail("a write", error) from error
             os.ftruncate(self._fd, self._end)  # all or nothing, for the next start as well
             raise StoreFull(f"the write was refused, and may be tried again: {error}") from error
         self._end += len(content)
 
-    def _fail(self, error: OSError) -> StoreFailed:
+    def _fail(self, what: str, error: OSError) -> StoreFailed:
         """From here on nothing is read or written: a second sync may succeed although the first one lost the data."""
         self._over = True
-        return StoreFailed(f"the journal failed, and nobody knows what is on disk: {error}. Stop, and look at the disk")
+        return StoreFailed(f"{what} of the journal failed, and nobody knows what is on disk: {error}. Stop the process")
 
 
 def entry(sequence: int, rows: Rows, ranges: Sequence[Range]) -> bytes:

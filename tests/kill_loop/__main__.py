@@ -45,7 +45,7 @@ def told(bouts: list[Bout], seconds: float) -> str:
     return (
         f"{kills:5} kills, {sums['stops']} stops, {seconds:5.0f} s ({seconds / kills:.2f} s each): "
         f"{sums['jobs']} jobs done; {sums['confirmed']} confirmed, {sums['unknown']} not ({sums['absent']} absent); "
-        f"{sums['repeats']} runs repeated ({sums['taken']} taken from the living, "
+        f"{sums['repeats']} runs repeated ({sums['overtaken']} overtaken, "
         f"{sums['late_effects']} after their effect)"
     )
 

@@ -33,14 +33,20 @@ FURTHER = (0, 1, 5, 20, 50, 100, 200, 400)
 STILL_S = 30
 """So long without any effect, and the loop gives up: somebody waits for what does not come."""
 
-STOPPED_S = 4
+LOOK_S = 1.0
+"""How often it looks, while nothing happens, whether somebody ended by itself."""
+
+STOPPED_S = 3
 """The longest stop of a worker: longer than its lease. It may hold a lock of the database that all wait for."""
+
+DRAIN_S = 60
+"""How long it may take until all is done that was stored, when nothing is harmed any more."""
 
 TOLD_JOBS = 5
 """Jobs whose history a report tells."""
 
 OPTIONS = (
-    *("--grace", "200ms", "--return-time", "1s", "--lease", "3s", "--backoff-min", "10ms", "--backoff-max", "100ms"),
+    *("--grace", "200ms", "--return-time", "2s", "--lease", "2s", "--backoff-min", "10ms", "--backoff-max", "100ms"),
     *("--max-attempts", "10000", "--poison-losses", "1000"),  # no job dies of what is done to it here
 )
 
@@ -164,22 +170,21 @@ class _Bout:
     def _harm(self) -> None:
         """Kill one, or several at once, and start them again; or stop a worker for a while."""
         chance = self._chance.random()
-        if chance < 0.1:
+        if chance < 0.15:
             place = self._chance.choice(self._workers)
             if place not in self._until:
                 place.stop()
                 further = self._chance.choice((20, 200, 2000))
                 self._until[place] = (self._seen + further, time.monotonic() + STOPPED_S)
-        elif chance < 0.25:
+        elif chance < 0.3:
             self._kill(self._chance.sample(self._places, self._chance.randint(2, len(self._places))))
         else:
             weights = [4, *(2 for _ in self._workers), *(2 for _ in self._producers)]
             self._kill(self._chance.choices(self._places, weights))
 
     def _kill(self, places: list[Place]) -> None:
+        self._look_for_ends()
         for place in places:
-            if place.has_ended():
-                raise Failed(f"{place.who} ended by itself:\n{place.last_words()}")
             place.kill()
         for place in places:
             place.reap()
@@ -187,6 +192,11 @@ class _Bout:
         for place in places:
             place.start()
         self._grant(always=True)
+
+    def _look_for_ends(self) -> None:
+        for place in self._places:
+            if place.has_ended():
+                raise Failed(f"{place.who} ended by itself, with {place.process.returncode}:\n{place.last_words()}")
 
     def _go_on(self, *, all_of_them: bool = False) -> None:
         """Let those go on whose time has come."""
@@ -207,11 +217,13 @@ class _Bout:
             now = time.monotonic()
             if now >= still_until:
                 raise Failed("\n".join(["nothing is done any more", *self._last_words()]))
-            times = [still_until, *(at for _, at in self._until.values())]
-            if select.select([self._pipe], [], [], max(min(times) - now, 0))[0]:
+            next_look = min([now + LOOK_S, *(at for _, at in self._until.values())])
+            if select.select([self._pipe], [], [], max(next_look - now, 0))[0]:
                 self._seen += len(os.read(self._pipe, 65536))
                 still_until = time.monotonic() + STILL_S
                 self._grant()
+            elif next_look - now >= LOOK_S:
+                self._look_for_ends()
 
     def _grant(self, *, always: bool = False) -> None:
         """Tell the producers how many jobs they may have confirmed by now."""
@@ -232,11 +244,26 @@ class _Bout:
         self._go_on(all_of_them=True)
         for place in self._producers:
             self._end(place)
-        eventually(lambda: not any(_waiting(client).values()), within=60)
+        try:
+            eventually(lambda: not any(_waiting(client).values()), within=DRAIN_S)
+        except Missing:
+            raise Failed(self._what_is_left(client)) from None
         for place in self._workers:
             self._end(place)
         if any(_waiting(client).values()):
             raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
+
+    def _what_is_left(self, client: Client) -> str:
+        ledger = read_ledger(self._folder, client, QUEUES, self._prefix)
+        told = [f"after {DRAIN_S} s without harm: {_waiting(client)}"]
+        for queue in QUEUES:
+            for status in client.jobs(queue, limit=TOLD_JOBS):
+                if not status.is_over:
+                    told += [history(status.id, ledger, self._kills), f"  the broker: {status}"]
+        # A job that is counted and listed nowhere may be one of these.
+        missing = [job for job in ledger.sent if job not in ledger.ends]
+        told += [history(job, ledger, self._kills) for job in missing[:TOLD_JOBS]]
+        return "\n".join([*told, *self._last_words()])
 
     def _end(self, place: Program) -> None:
         code = place.end()

@@ -5,11 +5,11 @@ import pytest
 from tests.kill_loop.ledger import Effect, End, Ledger, ProducerLedger, Run, Sent, read_producers
 from tests.kill_loop.verdict import Kill, history, judge
 
-KILLS = [Kill(2.5, "threads/1", "killed"), Kill(2.6, "broker/1", "killed")]
+KILLS = [Kill(1.9, "consumer/1", "stopped"), Kill(2.5, "threads/1", "killed"), Kill(3.1, "broker/1", "killed")]
 
 
 def ledger() -> Ledger:
-    """A job whose first worker was killed, one that is unknown and absent, one that the broker's death took away."""
+    """A job whose first worker was killed, one that is unknown and absent, one whose first worker stood still."""
     sent = {
         "a": [Sent(1.0, "sender/1", "intent"), Sent(1.1, "sender/1", "confirmed")],
         "b": [Sent(1.2, "sender/1", "intent")],
@@ -17,7 +17,7 @@ def ledger() -> Ledger:
     }
     runs = {
         "a": [Run(2.0, 11, 1, "threads/1"), Run(3.0, 12, 2, "threads/2")],
-        "c": [Run(2.0, 21, 1, "consumer/1"), Run(3.0, 22, 1, "threads/2")],
+        "c": [Run(2.0, 21, 1, "consumer/1"), Run(3.0, 22, 2, "threads/2")],
     }
     told = {("c", 21): {"lost": 3.5}}
     effects = {"a": [Effect(7, 12)], "c": [Effect(7, 21)]}
@@ -66,11 +66,15 @@ def repeat_what_was_not_lost(of: Ledger) -> None:
 
 
 def take_it_from_the_living(of: Ledger) -> None:
-    of.told["c", 21] = {"lost": 2.5}  # before the broker was killed
+    of.runs["c"][0] = of.runs["c"][0]._replace(who="coroutines/1")
 
 
 def let_fences_shrink(of: Ledger) -> None:
     of.runs["a"].append(Run(4.0, 10, 3, "threads/2"))
+
+
+def count_no_attempt(of: Ledger) -> None:
+    of.runs["a"][1] = of.runs["a"][1]._replace(attempt=1)
 
 
 def let_attempts_shrink(of: Ledger) -> None:
@@ -108,6 +112,7 @@ WRONGS = {
     repeat_what_was_not_lost: "it ran again, and the run under fence 21 was neither lost nor failed",
     take_it_from_the_living: "it ran again, and the run under fence 21 was taken from a worker that lived",
     let_fences_shrink: "a run under fence 10 began after one under fence 12",
+    count_no_attempt: "the run under fence 11 burnt no attempt",
     let_attempts_shrink: "its attempts went down",
     run_what_is_done: "it was done under fence 11, and ran again",
     count_a_run_that_was_none: "it is done under fence 13, under which it never ran",
@@ -132,8 +137,8 @@ def test_a_history_tells_it_in_order() -> None:
         "sender/1 notes confirmed",
         "threads/1 runs it: fence 11, attempt 1",
         "threads/1 is killed",
-        "broker/1 is killed",
         "threads/2 runs it: fence 12, attempt 2",
+        "broker/1 is killed",
         "of 7 under fence 12",
         "broker: done under fence 12",
     ]

@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 from tests.kill_loop.ledger import End, Ledger, Run
 
-AWAY_S = 5
-"""So long after the death of a broker its workers may lose what they had: longer than any of them looks for it."""
-
 
 class Kill(NamedTuple):
     """A process that was killed, or stopped for a while. ``who`` is one process: the next one has another number."""
@@ -37,7 +34,7 @@ class Verdict(NamedTuple):
     unknown: int  # never confirmed
     absent: int  # of these, never stored
     repeats: int  # runs beyond the first of each job, but for those after a nack
-    taken: int  # repeats of what ran in a process that was neither killed nor stopped, and was told that it lost it
+    overtaken: int  # of these, those of a run whose process lived: it was stopped, and lost its lease
     late_effects: int  # jobs whose effect is of an earlier run than the one that the broker counts
 
 
@@ -53,7 +50,7 @@ def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict
         for run in _by_fence(runs)[:-1]
         if "nacked" not in ledger.told.get((job, run.fence), ())
     ]
-    harmed = {kill.who for kill in kills}
+    killed = {kill.who for kill in kills if kill.what == "killed"}
     return Verdict(
         faults,
         jobs=len(ledger.effects),
@@ -61,7 +58,7 @@ def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict
         unknown=len(unknown),
         absent=len(unknown - ledger.effects.keys()),
         repeats=len(repeated),
-        taken=sum(run.who not in harmed for run in repeated),
+        overtaken=sum(run.who not in killed for run in repeated),
         late_effects=sum(
             job in ledger.ends and effects[0].fence != ledger.ends[job].fence for job, effects in ledger.effects.items()
         ),
@@ -99,10 +96,14 @@ def _faults_of_runs(job: str, ledger: Ledger, kills: list[Kill]) -> Iterator[str
         yield "it ran twice under one fence"
     if any(before.attempt > after.attempt for before, after in pairwise(runs)):
         yield "its attempts went down"
-    for run in runs[:-1]:
-        fault = _fault_of_repeat(run, ledger.told.get((job, run.fence), {}), kills)
+    for before, after in pairwise(runs):
+        fault = _fault_of_repeat(before, ledger.told.get((job, before.fence), {}), kills)
         if fault:
-            yield f"it ran again, and the run under fence {run.fence} {fault}"
+            yield f"it ran again, and the run under fence {before.fence} {fault}"
+        # Who fails together with the broker is not known to have failed by itself.
+        broker_died = any(kill.who.startswith("broker/") and before.at <= kill.at <= after.at for kill in kills)
+        if before.attempt >= after.attempt and not broker_died:
+            yield f"the run under fence {before.fence} burnt no attempt"
     for before, after in pairwise(noted):
         # A process that stood still may begin late what it got early.
         if after.fence < before.fence and not any(kill.who == after.who for kill in kills):
@@ -115,12 +116,8 @@ def _fault_of_repeat(run: Run, told: dict[str, float], kills: list[Kill]) -> str
         return ""
     if not told:
         return "was neither lost nor failed"
-    until = max(told.values())
-    # A worker may be late to come back to a broker that was killed; one that stood still may have lost its lease.
-    broker_was_away = any(kill.who.startswith("broker/") and run.at - AWAY_S <= kill.at <= until for kill in kills)
-    if broker_was_away or any(kill.who == run.who for kill in kills):
-        return ""
-    return "was taken from a worker that lived"
+    # One that stood still may have lost its lease; the others come back even to a broker that was killed.
+    return "" if any(kill.who == run.who for kill in kills) else "was taken from a worker that lived"
 
 
 def _faults_of_end(runs: list[Run], effects: list[int], end: End) -> Iterator[str]:

@@ -23,9 +23,9 @@ def work_of(job: str) -> Work:
         "account": f"account {chance.randrange(ACCOUNTS)}",
         "amount": chance.randint(1, 1000),
         # How long its work takes: mostly nothing, sometimes longer than it takes to kill somebody.
-        "ms": chance.choice((0, 0, 0, 1, 2, 5, 20)),
+        "ms": chance.choice((0, 0, 0, 0, 1, 2, 5, 20, 50)),
         "begins": chance.random() < 0.3,  # it says that it begins before it works
-        "fails": chance.random() < 0.05,  # its first attempt does
+        "fails": chance.random() < 0.1,  # its first attempt does
     }
     options: dict[str, Any] = {}
     if chance.random() < 0.3:

@@ -164,6 +164,12 @@ class Child:
         self.signal(signal.SIGTERM)
         return self.wait(within)
 
+    def finish(self) -> int:
+        """The end of its stdin, and its exit code once it has ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.wait()
+
     def wait(self, within: float = PATIENCE_S) -> int:
         """Its exit code, once it has ended by itself and all it wrote was read."""
         try:

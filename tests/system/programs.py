@@ -38,7 +38,7 @@ class Stdin:
         for line in sys.stdin:
             if line == "go\n":
                 self._go.set()
-                for callback in self._callbacks:
+                for callback in list(self._callbacks):
                     callback()
         self._on_end()
 
@@ -194,6 +194,45 @@ def pingpong(endpoint: str, queue: str) -> None:
         slowest_ms = max(slowest_ms, (time.monotonic() - began) * 1000)
         tell("round", n=n)
     tell("done", slowest_ms=slowest_ms)
+
+
+def probe(endpoint: str, every_ms: float) -> None:
+    """Asks the broker something small, again and again; tells `lap` at each `go`: how long the answers took since."""
+    client = Client(endpoint, timeout=60)
+    over = threading.Event()
+    took_ms: list[float] = []
+    stdin = Stdin(on_end=over.set)
+    stdin.on_go(lambda: tell("lap", **_summary(took_ms)))
+    client.stats()
+    tell("ready")
+    while not over.wait(every_ms / 1000):
+        began = time.perf_counter()
+        client.stats()
+        took_ms.append((time.perf_counter() - began) * 1000)
+
+
+def _summary(took_ms: list[float]) -> dict[str, float]:
+    """Of the times so far, which are forgotten."""
+    times = sorted(took_ms)
+    del took_ms[: len(times)]
+    at = {"median_ms": 0.5, "p99_ms": 0.99}
+    told = {name: round(times[int(len(times) * share)], 1) for name, share in at.items()} if times else {}
+    return {"asked": len(times), **told, "worst_ms": round(times[-1], 1) if times else 0.0}
+
+
+def bulk(endpoint: str, queue: str, jobs: int, payload_bytes: int) -> None:
+    """Sends very many jobs from a generator; tells what its memory grew by in the meantime."""
+    client = Client(endpoint, timeout=60)
+    client.send(queue, bytes(payload_bytes))
+    before = _rss_bytes()
+    sent = client.send_many(queue, (n.to_bytes(payload_bytes, "big") for n in range(jobs)))
+    tell("sent", jobs=len(sent), first=sent[0].id, last=sent[-1].id, grown_bytes=_rss_bytes() - before)
+    client.close()
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def stopwatch(ms: int) -> None:
