@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, Zclient
 from tests.cli.scripted import ScriptedBroker
-from zbroker import cli as broker_cli
+from zbroker.cli import program as broker_cli
 from zclient import errors
 from zclient.cli import common
 from zclient.protocol import messages as m
