@@ -18,11 +18,6 @@ TURN_DELIVERIES = 4000
 DELIVERY_BYTES = 8 * 1024 * 1024
 """Payload bytes after which one dispatch of a queue stops; it goes on in the next turn."""
 
-MESSAGE_BYTES = 256 * 1024
-"""Payload or result bytes after which a DELIVER or FINISHED is closed and another begun. A connection counts as silent
-until a whole frame has come over it: a frame that takes longer than the heartbeat timeout would never arrive. With the
-default timeout of 8 s a link of 0.3 Mbit/s carries this."""
-
 TURN_RECEIVE_MS = 10
 """Time after which a turn receives no more, so that a flood of batches does not hold up everybody else; or as long as
 the commit before took, if that is more: on a slow disk a commit must carry much."""

@@ -72,6 +72,7 @@ class Server:
 
     def bind(self, endpoint: str) -> str:
         """Listen there; returns the endpoint with its port, where a wildcard was given. `OSError` if that cannot be."""
+        self._socket.set(zmq.IPV6, "[" in endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -18,9 +18,6 @@ from zclient.verbs import Feed, Procedure, Report, Wait
 BATCH_JOBS = 500
 """Jobs in one PUT: enough that its fixed cost vanishes, few enough that other peers' messages pass between."""
 
-BATCH_BYTES = 1024 * 1024
-"""Payload bytes after which a batch is closed."""
-
 WINDOW = 8
 """Batches on their way at once: what keeps the broker busy while their answers travel."""
 
@@ -112,7 +109,7 @@ class Pipeline:
     def _feed(self) -> Feed:
         told = self._session.limits
         jobs = min(self._jobs, told.get("batch_jobs", limits.MAX_BATCH_JOBS))
-        return Feed(jobs, min(BATCH_BYTES, told.get("batch_bytes", limits.MAX_BATCH_BYTES)))
+        return Feed(jobs, min(limits.MESSAGE_BYTES, told.get("batch_bytes", limits.MAX_BATCH_BYTES)))
 
     def _add(self, payloads: list[bytes], now: float) -> None:
         run = self._source.take(len(payloads))
@@ -129,6 +126,7 @@ class Pipeline:
     def _reap(self, now: float) -> None:
         """Take out the batches that ended, give up those whose time is over, send again those that may."""
         left = []
+        progress = False
         for batch in self._batches:
             request = batch.request
             if request is None:
@@ -140,11 +138,16 @@ class Pipeline:
                 left.append(batch)
             elif request.error is None:
                 self._confirmed.add(batch.run)
+                progress = True
             else:
                 self._failure = self._failure or request.error.with_traceback(None)
                 if isinstance(request.error, OutcomeUnknown):
                     self._unknown.add(batch.run)
         self._batches = left
+        if progress:
+            # Those behind it had to wait until it was through: their own time begins now.
+            for batch in left:
+                batch.until_ms = max(batch.until_ms, now + self._timeout_ms)
 
     def _again(self, batch: _Batch, error: ZError | None, now: float) -> bool:
         """Whether a refused batch is worth another try; it then waits for its time."""

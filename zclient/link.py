@@ -29,6 +29,9 @@ HEARTBEAT_INTERVAL_MS, HEARTBEAT_TIMEOUT_MS = 2000, 8000
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 1000
 """Backoff between attempts to connect. A broker that starts again gives its workers five seconds to come back."""
 
+CONNECT_MS = 2000
+"""How long one attempt to connect may take. Without it TCP's own backoff decides, and is long after a dark minute."""
+
 HANDSHAKE_MS = 5000
 """How long a connection may take to become one."""
 
@@ -194,6 +197,7 @@ class Link:
         dealer.set(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
         dealer.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         dealer.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        dealer.set(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         dealer.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         dealer.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
@@ -203,6 +207,8 @@ class Link:
             poller.register(descriptor, zmq.POLLIN)
         self._poller = poller
         endpoint = self._endpoints[self._position]
+        if "[" in endpoint:  # only then: with it libzmq would try a name's IPv6 address first, and no other
+            dealer.set(zmq.IPV6, 1)
         try:
             dealer.connect(endpoint)
         except zmq.ZMQError as error:

@@ -96,6 +96,8 @@ class Session:
         self._hello_not_before_ms = 0.0
         self._capacity_told = -1
         self._heard_ms = 0.0
+        self._answered_ms = 0.0
+        self._overtaken_ms = 0.0
         self._tick_ms = 0.0
         self._ended = False
 
@@ -162,6 +164,7 @@ class Session:
                 not request.queued
                 and now - request.last_sent_ms >= ASK_AGAIN_MS
                 and self._heard_ms > request.last_sent_ms
+                and (request.last_sent_ms < self._overtaken_ms or now - self._answered_ms >= ASK_AGAIN_MS)
             ):
                 self._queue(request)
         for identifier, watch in self._watches.items():
@@ -423,17 +426,17 @@ class Session:
 
     def _on_ok(self, ok: m.Ok, now: float) -> bool:
         for number in ok.numbers:
-            self._end(number, None, None)
+            self._end(number, None, None, now)
         return False
 
     def _on_answer(self, answer: m.Answer, now: float) -> bool:
-        self._end(answer.number, answer.value, None)
+        self._end(answer.number, answer.value, None, now)
         return False
 
     def _on_failure(self, failure: m.Failure, now: float) -> bool:
         error = error_from_wire(failure.code, failure.text, failure.details)
         if failure.number:
-            self._end(failure.number, None, error)
+            self._end(failure.number, None, error, now)
         elif self._hellos:
             self._refuse(error, now)
         else:
@@ -450,10 +453,12 @@ class Session:
         if isinstance(error, UnsupportedVersion):
             self.fail_all(error)
 
-    def _end(self, number: int, value: Any, error: ZError | None) -> None:
+    def _end(self, number: int, value: Any, error: ZError | None, now: float) -> None:
         request = self._numbers.unanswered.pop(number, None)
         if request is None:
             return
+        self._answered_ms = now
+        self._overtaken_ms = max(self._overtaken_ms, request.last_sent_ms)
         if error is None and request.is_batch:
             self._confirmed = True
         elif isinstance(error, OutcomeUnknown):

@@ -11,7 +11,7 @@ from typing import Any
 
 from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, ZError
 from zclient.protocol import messages as m
-from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_RESULT_BYTES
+from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
@@ -236,7 +236,7 @@ class WorkerSession:
             if value.__class__ is bytes:
                 size += len(value)
             count += 1
-            if count >= MAX_BATCH_JOBS or size >= MAX_BATCH_BYTES:
+            if count >= MAX_BATCH_JOBS or size >= MESSAGE_BYTES:
                 self._settle(groups, now)
                 groups, current, count, size = {}, (None, 0), 0, 0
         if groups:

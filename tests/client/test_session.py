@@ -374,6 +374,26 @@ def test_a_delivery_that_a_hello_crossed_is_the_workers() -> None:
     assert peer.hear(deliver(4)) == [deliver(4)]
 
 
+def test_what_is_unanswered_is_asked_again_only_where_its_answer_must_be_lost() -> None:
+    peer = Peer()
+    peer.connect()
+    first, second = peer.session.ask("stats", {}, peer.now), peer.session.ask("stats", {}, peer.now)
+    peer.said()
+    peer.now += 4000
+    third = peer.session.ask("stats", {}, peer.now)
+    peer.said()
+    peer.hear(m.Answer(first.number, 1))
+    peer.now += 2000
+    peer.session.tick(peer.now)
+    assert peer.said() == [], "answers keep coming, and in order: its own is on a slow way"
+    peer.hear(m.Answer(third.number, 3))
+    peer.now += 1000
+    peer.session.tick(peer.now)
+    assert peer.said() == [m.Ask(second.number, "stats", {})], "a later one was answered: this answer was dropped"
+    peer.hear(m.Answer(second.number, 2))
+    assert (first.value, second.value, third.value) == (1, 2, 3)
+
+
 def test_a_worker_that_hears_nothing_says_hello() -> None:
     peer = Peer(capacity=4, queues=["q"])
     peer.connect()

@@ -36,8 +36,14 @@ STILL_S = 30
 LOOK_S = 1.0
 """How often it looks, while nothing happens, whether somebody ended by itself."""
 
-STOPPED_S = 3
-"""The longest stop of a worker: longer than its lease. It may hold a lock of the database that all wait for."""
+STOPPED_S = (0.3, 3.0)
+"""How long a worker stands still: a moment, or until its leases are over."""
+
+MOVING_S = 0.2
+"""If nothing is done for so long after it was stopped, it is taken to hold the lock of a database."""
+
+STOPS = 10
+"""How often it is stopped until it holds none."""
 
 DRAIN_S = 60
 """How long it may take until all is done that was stored, when nothing is harmed any more."""
@@ -114,7 +120,7 @@ class _Bout:
         self._workers = [self._worker(name, program) for name, program in WORKERS.items()]
         self._producers = [self._producer(name, program) for name, program in PRODUCERS.items()]
         self._places: list[Place] = [broker, *self._workers, *self._producers]
-        self._until: dict[Place, tuple[int, float]] = {}  # the stopped: until so much was seen, or this time
+        self._until: dict[Place, float] = {}  # the stopped: until this monotonic time
         make_notes(folder)
 
     def _worker(self, name: str, program: str) -> Program:
@@ -169,18 +175,29 @@ class _Bout:
 
     def _harm(self) -> None:
         """Kill one, or several at once, and start them again; or stop a worker for a while."""
+        # A broker that starts gives everybody a new lease: while a lease is to run out, it is spared.
+        places = [place for place in self._places if not (self._until and place is self._broker)]
         chance = self._chance.random()
         if chance < 0.15:
-            place = self._chance.choice(self._workers)
-            if place not in self._until:
-                place.stop()
-                further = self._chance.choice((20, 200, 2000))
-                self._until[place] = (self._seen + further, time.monotonic() + STOPPED_S)
+            self._stop(self._chance.choice(self._workers), self._chance.choice(STOPPED_S))
         elif chance < 0.3:
-            self._kill(self._chance.sample(self._places, self._chance.randint(2, len(self._places))))
+            self._kill(self._chance.sample(places, self._chance.randint(2, len(places))))
         else:
-            weights = [4, *(2 for _ in self._workers), *(2 for _ in self._producers)]
-            self._kill(self._chance.choices(self._places, weights))
+            running = [place for place in places if place not in self._until]
+            weights = [4 if place is self._broker else 2 for place in running]
+            self._kill(self._chance.choices(running, weights))
+
+    def _stop(self, place: Place, seconds: float) -> None:
+        """Have it stand still so long, where it holds no lock that all the others wait for."""
+        for _ in range(STOPS if place not in self._until else 0):
+            place.stop()
+            seen, until = self._seen, time.monotonic() + MOVING_S
+            while self._seen == seen and time.monotonic() < until:
+                self._look(until)
+            if self._seen > seen:
+                self._until[place] = time.monotonic() + seconds
+                return
+            place.go_on()
 
     def _kill(self, places: list[Place]) -> None:
         self._look_for_ends()
@@ -201,8 +218,8 @@ class _Bout:
     def _go_on(self, *, all_of_them: bool = False) -> None:
         """Let those go on whose time has come."""
         now = time.monotonic()
-        for place, (seen, at) in list(self._until.items()):
-            if all_of_them or self._seen >= seen or now >= at:
+        for place, until in list(self._until.items()):
+            if all_of_them or now >= until:
                 del self._until[place]
                 place.go_on()
 
@@ -217,13 +234,18 @@ class _Bout:
             now = time.monotonic()
             if now >= still_until:
                 raise Failed("\n".join(["nothing is done any more", *self._last_words()]))
-            next_look = min([now + LOOK_S, *(at for _, at in self._until.values())])
-            if select.select([self._pipe], [], [], max(next_look - now, 0))[0]:
-                self._seen += len(os.read(self._pipe, 65536))
+            if self._look(min([now + LOOK_S, *self._until.values()])):
                 still_until = time.monotonic() + STILL_S
                 self._grant()
-            elif next_look - now >= LOOK_S:
+            elif time.monotonic() - now >= LOOK_S:
                 self._look_for_ends()
+
+    def _look(self, until: float) -> bool:
+        """Count the effects of now, or the first that come until this monotonic time; whether there were any."""
+        came = select.select([self._pipe], [], [], max(until - time.monotonic(), 0))[0]
+        if came:
+            self._seen += len(os.read(self._pipe, 65536))
+        return bool(came)
 
     def _grant(self, *, always: bool = False) -> None:
         """Tell the producers how many jobs they may have confirmed by now."""

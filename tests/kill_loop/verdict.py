@@ -45,12 +45,11 @@ def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict
     confirmed = {job for job, lines in ledger.sent.items() if any(line.what == "confirmed" for line in lines)}
     unknown = ledger.sent.keys() - confirmed
     repeated = [
-        run
+        (before, after)
         for job, runs in ledger.runs.items()
-        for run in _by_fence(runs)[:-1]
-        if "nacked" not in ledger.told.get((job, run.fence), ())
+        for before, after in pairwise(_by_fence(runs))
+        if "nacked" not in ledger.told.get((job, before.fence), ())
     ]
-    killed = {kill.who for kill in kills if kill.what == "killed"}
     return Verdict(
         faults,
         jobs=len(ledger.effects),
@@ -58,7 +57,7 @@ def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict
         unknown=len(unknown),
         absent=len(unknown - ledger.effects.keys()),
         repeats=len(repeated),
-        overtaken=sum(run.who not in killed for run in repeated),
+        overtaken=sum(not _happened("killed", before, after, kills) for before, after in repeated),
         late_effects=sum(
             job in ledger.ends and effects[0].fence != ledger.ends[job].fence for job, effects in ledger.effects.items()
         ),
@@ -97,7 +96,7 @@ def _faults_of_runs(job: str, ledger: Ledger, kills: list[Kill]) -> Iterator[str
     if any(before.attempt > after.attempt for before, after in pairwise(runs)):
         yield "its attempts went down"
     for before, after in pairwise(runs):
-        fault = _fault_of_repeat(before, ledger.told.get((job, before.fence), {}), kills)
+        fault = _fault_of_repeat(before, after, ledger.told.get((job, before.fence), {}), kills)
         if fault:
             yield f"it ran again, and the run under fence {before.fence} {fault}"
         # Who fails together with the broker is not known to have failed by itself.
@@ -110,14 +109,19 @@ def _faults_of_runs(job: str, ledger: Ledger, kills: list[Kill]) -> Iterator[str
             yield f"a run under fence {after.fence} began after one under fence {before.fence}"
 
 
-def _fault_of_repeat(run: Run, told: dict[str, float], kills: list[Kill]) -> str:
-    """What is wrong if another run followed this one; nothing if it failed, or was lost for a reason."""
-    if "nacked" in told or any(kill.who == run.who and kill.what == "killed" for kill in kills):
+def _fault_of_repeat(before: Run, after: Run, told: dict[str, float], kills: list[Kill]) -> str:
+    """What is wrong if the one run followed the other; nothing if that failed, or was lost for a reason."""
+    if "nacked" in told or _happened("killed", before, after, kills):
         return ""
-    if not told:
+    if not told and not any(kill.who == before.who and kill.what == "killed" for kill in kills):
         return "was neither lost nor failed"
     # One that stood still may have lost its lease; the others come back even to a broker that was killed.
-    return "" if any(kill.who == run.who for kill in kills) else "was taken from a worker that lived"
+    return "" if _happened("stopped", before, after, kills) else "was taken from a worker that lived"
+
+
+def _happened(what: str, before: Run, after: Run, kills: list[Kill]) -> bool:
+    """Whether it happened to the process of the one run before the other began."""
+    return any(kill.who == before.who and kill.what == what and kill.at <= after.at for kill in kills)
 
 
 def _faults_of_end(runs: list[Run], effects: list[int], end: End) -> Iterator[str]:

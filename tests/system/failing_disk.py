@@ -1,6 +1,6 @@
-"""`zbroker` on a disk that begins to fail when the test says so. Run as ``python -m tests.system.failing_disk start ...``.
+"""`zbroker` on a disk that begins to fail when the test says so.
 
-SIGUSR1: from now on the kernel answers every fsync and fdatasync of this process with EIO, by a seccomp filter: what is
+Run as ``python -m tests.system.failing_disk start ...``. SIGUSR1: from now on the kernel answers every fsync and fdatasync of this process with EIO, by a seccomp filter: what is
 under test is the real store on a real error. SIGUSR2: the store refuses every write for space, and at the next SIGUSR2
 takes them again. Linux only.
 """

@@ -66,9 +66,7 @@ class Peer:
     def hello(
         self, queues: list[str] | None = None, capacity: int = 0, held: list[m.Held] | None = None, name: str = "peer"
     ) -> m.Welcome:
-        self.send(
-            m.Hello(limits.PROTOCOL_VERSION, self.incarnation, name, capacity, queues or [], held or [], 0, {})
-        )
+        self.send(m.Hello(limits.PROTOCOL_VERSION, self.incarnation, name, capacity, queues or [], held or [], 0, {}))
         return self.receive(m.Welcome)
 
     def number(self) -> int:

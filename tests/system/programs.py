@@ -121,7 +121,9 @@ def worker(endpoint: str, queues: list[str], **options: Any) -> None:
     tell("stopped")
 
 
-def consumer(endpoint: str, queue: str, settle: list[str], credit: int = 1, quiet: bool = False, **options: Any) -> None:
+def consumer(
+    endpoint: str, queue: str, settle: list[str], credit: int = 1, quiet: bool = False, **options: Any
+) -> None:
     """A loop that settles the jobs in turn as ``settle`` says, its last entry for all that come then."""
     with Consumer(endpoint, queue, credit=credit, **options) as consumer:
         Stdin(on_end=consumer.close)
@@ -164,7 +166,7 @@ def waiter(endpoint: str, queue: str, jobs: int) -> None:
 
 
 def crowd(endpoint: str, queue: str, payload: Any, jobs: int) -> None:
-    """Waits for the results of many jobs at once; tells `waiting` when the broker knows that, and `results` at the end."""
+    """Waits for many results at once; tells `waiting` when the broker knows that, and `results` when it has them."""
     asyncio.run(_crowd(endpoint, queue, payload, jobs))
 
 

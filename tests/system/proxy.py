@@ -85,8 +85,9 @@ class Proxy:
             reset(near)
             return
         self._pairs |= {near: far, far: near}
-        self._watch(near)
-        self._watch(far)
+        for end in (near, far):
+            end.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+            self._watch(end)
 
     def _move(self, source: sockets.socket) -> None:
         target = self._pairs[source]

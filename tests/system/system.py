@@ -1,4 +1,4 @@
-"""`System`: brokers, workers and clients of one test. Each is a process but for the clients; all of it ends with the test."""
+"""`System`: the brokers, workers and clients of one test, each a process but for the clients. All of it ends with it."""
 
 import json
 import sys

@@ -74,7 +74,12 @@ def fill(engine: Engine, jobs: int) -> None:
         part = ids[start : start + MAX_BATCH_JOBS]
         groups = [
             m.Group("q", {}, [b"w" + identifier for identifier in part], [b"\xc0"] * len(part)),
-            m.Group("later", {"delay": 3_600_000 + start}, [b"d" + identifier for identifier in part[:500]], [b"\xc0"] * len(part[:500])),
+            m.Group(
+                "later",
+                {"delay": 3_600_000 + start},
+                [b"d" + identifier for identifier in part[:500]],
+                [b"\xc0"] * len(part[:500]),
+            ),
         ]
         turn(engine, m.Put(number, number, groups[:1]), m.Put(10**6 + number, number, groups[1:]))
     turn(engine, m.Hello(PROTOCOL_VERSION, b"a worker........", "worker", LEASED, ["q"], [], 0, {}))

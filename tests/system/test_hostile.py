@@ -145,7 +145,20 @@ def test_valid_messages_of_a_peer_that_knows_no_manners(system: System, broker: 
     chance = random.Random(3)
     values = [None, True, -1, 0, 1 << 40, 1.5, "", "q", "honest\0", b"", b"a", b"\xff", [], [b"a", b"a"], {}, {"x": 1}]
     names = ["id", "ids", "queue", "state", "limit", "cursor", "rate"]
-    verbs = ["show", "list", "queues", "queue", "dead", "workers", "stats", "cancel", "replay", "drop", "purge", "resume"]
+    verbs = [
+        "show",
+        "list",
+        "queues",
+        "queue",
+        "dead",
+        "workers",
+        "stats",
+        "cancel",
+        "replay",
+        "drop",
+        "purge",
+        "resume",
+    ]
     peer = system.peer(broker.endpoint, queues=["q"], capacity=1)
     for number in range(1, 1500):
         arguments = {name: chance.choice(values) for name in chance.sample(names, chance.randint(0, 3))}

@@ -1,4 +1,4 @@
-"""What takes a while is interrupted in the middle, again and again, and goes on: nothing is lost and nothing is done twice."""
+"""What takes a while is interrupted, again and again, and goes on: nothing is lost, and nothing is done twice."""
 
 import threading
 from collections import Counter
@@ -64,7 +64,7 @@ def test_many_jobs_are_sent_to_a_broker_that_is_killed_again_and_again(system: S
         killing.release()
         thread.join()
     assert broker.told.all[0]["epoch"] >= 3
-    assert set(job.id for job in client.jobs("q", limit=None)) == set(jobs.ids)
+    assert {job.id for job in client.jobs("q", limit=None)} == set(jobs.ids)
     assert client.queue("q")["totals"]["put"] == JOBS
 
 
@@ -74,7 +74,9 @@ def test_a_long_order_goes_on_after_a_kill(system: System, order: str) -> None:
     client = system.client(broker.endpoint, timeout=30)
     client.send_many("q", [None] * JOBS)
     if order != "purge":
-        consumer = system.run("consumer", endpoint=broker.endpoint, queue="q", settle=["reject"], credit=500, quiet=True)
+        consumer = system.run(
+            "consumer", endpoint=broker.endpoint, queue="q", settle=["reject"], credit=500, quiet=True
+        )
         eventually(lambda: client.queue("q")["dead"] == JOBS)
         assert consumer.finish() == 0
         getattr(client, order)(queue="q")

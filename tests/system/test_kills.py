@@ -1,7 +1,10 @@
-"""kill -9 of a worker, of the broker, of a client, each under load: no confirmed job is lost, none done without need."""
+"""kill -9 of a worker, of the broker, of a client, each under load: no confirmed job is lost, none repeated idly."""
+
+import subprocess
+import sys
 
 from tests.system.ledger import Ledger, confirmed_of
-from tests.system.processes import eventually
+from tests.system.processes import ROOT, eventually
 from tests.system.system import System
 from zclient import Client
 
@@ -53,6 +56,10 @@ def test_a_killed_broker_under_load(system: System) -> None:
     ledger.check(confirmed, client)
     assert not ledger.burnt()  # the workers came back and named what they ran
     assert len(ledger.runs) == JOBS  # and no resend was stored twice
+    broker.kill()
+    command = [sys.executable, "-m", "zbroker", "check", str(broker.data)]
+    check = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert (check.returncode, check.stdout.splitlines()[-1]) == (0, "faults: none"), check.stdout
 
 
 def test_a_killed_client_under_load(system: System) -> None:

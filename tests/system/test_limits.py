@@ -8,7 +8,7 @@ import pytest
 from tests.system.peer import Peer
 from tests.system.processes import BrokerProcess
 from tests.system.system import System
-from zclient import BatchTooLarge, Client, DuplicateId, InvalidArgument, NotFound, PayloadTooLarge, TooManyPeers
+from zclient import Client, DuplicateId, InvalidArgument, NotFound, PayloadTooLarge, TooManyPeers
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 

@@ -6,7 +6,7 @@ from tests.system.processes import BrokerProcess, Child, eventually
 from tests.system.system import System
 from zclient import Client, JobHandle
 
-QUICK: dict[str, Any] = {"grace": "300ms", "heartbeat_interval": "200ms", "heartbeat_timeout": "900ms"}
+QUICK: dict[str, Any] = {"grace": "300ms", "heartbeat_interval": "200ms", "heartbeat_timeout": "1200ms"}
 
 
 def wait_in(worker: Child, client: Client, n: int = 0) -> JobHandle:
@@ -136,22 +136,22 @@ def test_a_wedged_worker_loses_its_jobs_when_their_lease_ends(system: System) ->
 
 
 def test_a_lease_is_renewed_for_as_long_as_the_job_runs(system: System) -> None:
-    broker = system.broker(lease="600ms", **QUICK)
+    broker = system.broker(lease="1s", **QUICK)
     client = system.client(broker.endpoint)
     worker = system.worker(broker.endpoint, concurrency=2)
     job = wait_in(worker, client)
-    let_pass(client, 2)
+    let_pass(client, 2.5)
     worker.say("go")
     assert job.result(timeout=10) == 0
     assert job.status().attempts == 1
 
 
 def test_a_broker_that_stood_still_punishes_nobody(system: System) -> None:
-    broker = system.broker(lease="600ms", **QUICK)
+    broker = system.broker(lease="1s", **QUICK)
     client = system.client(broker.endpoint)
     worker = system.worker(broker.endpoint)
     job = wait_in(worker, client)
-    stopwatch = system.run("stopwatch", ms=2000)
+    stopwatch = system.run("stopwatch", ms=2500)
     broker.freeze()
     stopwatch.expect("over")
     broker.thaw()

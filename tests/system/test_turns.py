@@ -1,8 +1,8 @@
 """No command holds the loop: with very many jobs they are listed, replayed, dropped and purged while others are served.
 
-ZBROKER_TEST_JOBS says how many; `make test-million` has a million. Measured is the broker's own work in each turn, its
-commit left out, as `stats` counts it, and what a bystander waits for an answer. The bounds leave room for a machine that
-does other things; the figures are printed.
+ZBROKER_TEST_JOBS says how many; `make test-million` has a million. Measured is the broker's own work in each turn,
+its commit left out, as `stats` counts it, and what a bystander waits for an answer. The bounds leave room for a
+machine that does other things; the figures are printed.
 """
 
 import os

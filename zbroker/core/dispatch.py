@@ -12,6 +12,7 @@ from zbroker.core.rows import Change
 from zbroker.core.state import Delivery, Peer, Queue, State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
+from zclient.protocol import limits as wire
 from zclient.protocol.messages import Deliver
 from zclient.protocol.record import header_of, sequence_of
 
@@ -66,7 +67,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
                 state.hot[queue] = None
             break
     for peer, jobs in plans.items():
-        for part in [jobs] if size < limits.MESSAGE_BYTES else _parts(state, jobs):
+        for part in [jobs] if size < wire.MESSAGE_BYTES else _parts(state, jobs):
             _deliver(state, queue, peer, part)
     if queue.suspects:
         _dispatch_suspects(state, queue)
@@ -85,7 +86,7 @@ def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
     for job in jobs:
         part.append(job)
         size += _size(state, job)
-        if size >= limits.MESSAGE_BYTES:
+        if size >= wire.MESSAGE_BYTES:
             yield part
             part, size = [], 0
     if part:

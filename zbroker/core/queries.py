@@ -175,7 +175,7 @@ def _list(
     cursor: list[Any] | None = None
     for seen, (row, position) in enumerate(found, 1):
         if row is not None:
-            if len(page) == limit or size >= limits.MESSAGE_BYTES:
+            if len(page) == limit or size >= wire.MESSAGE_BYTES:
                 break
             page.append(row)
             size += len(rows.pack(row))

@@ -10,6 +10,7 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.storage.interface import KEYSPACES, Range, Rows, Store
+from zclient.protocol import limits as wire
 from zclient.protocol.messages import Finished, Message, Ok
 
 End = tuple[bytes, str, bytes | None, dict[str, Any] | None]
@@ -83,7 +84,7 @@ def _pages(ends: list[End]) -> Iterator[list[End]]:
         page.append(end)
         if end[2] is not None:
             size += len(end[2])
-        if len(page) >= limits.BLOCK_JOBS or size >= limits.MESSAGE_BYTES:
+        if len(page) >= limits.BLOCK_JOBS or size >= wire.MESSAGE_BYTES:
             yield page
             page, size = [], 0
     if page:

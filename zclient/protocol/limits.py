@@ -31,6 +31,11 @@ MAX_BATCH_JOBS = 1000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """Payload bytes in one PUT."""
 
+MESSAGE_BYTES = 256 * 1024
+"""Payload and result bytes after which a sender closes a message of many jobs and begins another. A connection counts
+as silent until a whole frame has come over it: one that takes longer than the heartbeat timeout would never arrive.
+With the default timeout of 8 s a link of 0.3 Mbit/s carries this."""
+
 MAX_ID_BYTES = 64
 """A job id, as UTF-8. Ids made by the client take 32."""
 
