@@ -4,7 +4,7 @@ What peers can run into has its home in ``zclient/protocol/limits.py``; settings
 """
 
 TURN_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100)
-"""Upper bounds by which `stats` counts how long turns took. No command may hold the loop for more than 10 ms."""
+"""Upper bounds by which `stats` counts the work of turns. No command may hold the loop for more than 10 ms."""
 
 TURN_MESSAGES = 400
 """Messages received in one turn. More would make the commit of the first wait for the last."""

@@ -104,7 +104,7 @@ class Server:
             timeout = self._wait_ms(now)
             self._poller.poll(timeout)
             woken = _monotonic_ms()
-            began, committed = time.perf_counter(), engine.commit_ms
+            began, worked_s, committed = time.perf_counter(), time.thread_time(), engine.commit_ms
             stalled = _stall_ms(worked, woken - now, timeout)
             core.begin(_wall_ms(), woken)
             if stalled:
@@ -117,7 +117,8 @@ class Server:
             now = _monotonic_ms()
             worked = now - woken
             commit_ms = engine.commit_ms - committed
-            core.turn_took((time.perf_counter() - began) * 1000 - commit_ms)
+            took_ms = (time.perf_counter() - began) * 1000 - commit_ms
+            core.turn_took(took_ms, min(took_ms, (time.thread_time() - worked_s) * 1000))
         core.say_closing("the broker stops")
         core.begin(_wall_ms(), now)
         self._send(engine.finish(drained=True))

@@ -370,7 +370,8 @@ class Broker(RuleBasedStateMachine):
             gone = totals["done"] + totals["cancelled"] + totals["purged"] + totals["dropped"]
             assert sum(counts.values()) == totals["put"] - gone
             if not queue.paused:
-                suspects = {entry[2] for entry in queue.suspects if self.state_of(entry[2]) is State.READY}
+                suspects = queue.suspects
+                assert all(self.state_of(entry[2]) is State.READY for entry in suspects)
                 waiting = counts[State.READY] - len(suspects)
                 assert waiting == 0 or not queue.free, "a worker with credit does not wait while jobs do"
                 idle = [peer for peer in queue.workers if peer.capacity and not peer.unsettled and not peer.wedged]

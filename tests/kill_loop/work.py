@@ -22,7 +22,7 @@ def work_of(job: str) -> Work:
     payload = {
         "account": f"account {chance.randrange(ACCOUNTS)}",
         "amount": chance.randint(1, 1000),
-        # How long its work takes: mostly nothing, sometimes longer than it takes to kill somebody.
+        # How long its work takes: mostly no time at all, sometimes long enough that somebody is killed meanwhile.
         "ms": chance.choice((0, 0, 0, 0, 1, 2, 5, 20, 50)),
         "begins": chance.random() < 0.3,  # it says that it begins before it works
         "fails": chance.random() < 0.1,  # its first attempt does

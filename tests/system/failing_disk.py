@@ -1,8 +1,10 @@
 """`zbroker` on a disk that begins to fail when the test says so.
 
-Run as ``python -m tests.system.failing_disk start ...``. SIGUSR1: from now on the kernel answers every fsync and fdatasync of this process with EIO, by a seccomp filter: what is
-under test is the real store on a real error. SIGUSR2: the store refuses every write for space, and at the next SIGUSR2
-takes them again. Linux only.
+Run as ``python -m tests.system.failing_disk start ...``, on Linux.
+
+SIGUSR1: from now on the kernel answers every fsync and fdatasync of this process with EIO, by a seccomp filter: what
+is under test is the real store on a real error. SIGUSR2: the store refuses every write for space, and at the next
+SIGUSR2 takes them again.
 """
 
 import ctypes
@@ -84,6 +86,6 @@ def open_full_store(name: str, path: Path | None) -> Any:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, fail_syncs)
-    zbroker.broker.open_store = open_full_store  # type: ignore[assignment]
+    setattr(zbroker.broker, "open_store", open_full_store)  # noqa: B010
     zbroker.commit.GIVE_UP_SECONDS = GIVE_UP_SECONDS
     sys.exit(main())

@@ -116,21 +116,27 @@ def worker(endpoint: str, queues: list[str], **options: Any) -> None:
 
     for queue in queues:
         worker.task(queue)(serve)
-    threading.Thread(target=lambda: (worker.ready.wait(), tell("ready")), daemon=True).start()
+    threading.Thread(target=_tell_ready, args=(worker,), daemon=True).start()
     worker.run()
     tell("stopped")
+
+
+def _tell_ready(worker: Worker) -> None:
+    worker.ready.wait()
+    tell("ready")
 
 
 def consumer(
     endpoint: str, queue: str, settle: list[str], credit: int = 1, quiet: bool = False, **options: Any
 ) -> None:
-    """A loop that settles the jobs in turn as ``settle`` says, its last entry for all that come then."""
+    """A loop that settles a job as the entry of ``settle`` at its payload says, or as the last one."""
     with Consumer(endpoint, queue, credit=credit, **options) as consumer:
         Stdin(on_end=consumer.close)
-        for number, job in enumerate(consumer):
-            how = settle[min(number, len(settle) - 1)]
+        for job in consumer:
+            n = job.payload
+            how = settle[n] if isinstance(n, int) and n < len(settle) else settle[-1]
             if not quiet:
-                tell("run", job=job.id, n=job.payload, attempt=job.attempt, fence=job.fence)
+                tell("run", job=job.id, n=n, attempt=job.attempt, fence=job.fence)
             if how != "keep":
                 getattr(job, how)()
     tell("stopped")

@@ -1,4 +1,4 @@
-"""`System`: the brokers, workers and clients of one test, each a process but for the clients. All of it ends with it."""
+"""`System`: the brokers, workers and clients of one test, each a process but for the clients. All ends with it."""
 
 import json
 import sys

@@ -163,7 +163,8 @@ def test_valid_messages_of_a_peer_that_knows_no_manners(system: System, broker: 
     for number in range(1, 1500):
         arguments = {name: chance.choice(values) for name in chance.sample(names, chance.randint(0, 3))}
         verb = chance.choice(verbs)
-        peer.send(chance.choice([m.Ask(number, verb, arguments), m.Order(number, number, verb, arguments)]))
+        is_question = chance.random() < 0.5
+        peer.send(m.Ask(number, verb, arguments) if is_question else m.Order(number, number, verb, arguments))
     for fence in (0, 1, (1 << 32) + 1, (1 << 53) - 1):
         peer.send(m.Renew([fence] * 1000))
         peer.send(m.Settle(2000, [m.Settlement(fence, m.Outcome.ACK, [b"x"] * 1000, None)]))

@@ -41,8 +41,8 @@ def test_a_killed_broker_under_load(system: System) -> None:
     producers = [
         system.run("producer", endpoint=broker.endpoint, queue="q", jobs=JOBS // 2, name=name) for name in "ab"
     ]
-    for runs in (150, 400, 700):
-        eventually(lambda runs=runs: sum(len(worker.named("run")) for worker in workers) >= runs)
+    for runs in (100, 250, 400):
+        workers[0].reach("run", runs)
         broker.kill()
         broker.restart()
     for producer in producers:

@@ -11,12 +11,12 @@ def runs(worker: Child, jobs: int) -> list[tuple[int, int]]:
 
 
 def test_acked_jobs_stay_acked_and_nacked_ones_return(system: System) -> None:
-    broker = system.broker(backoff_min="50ms")
+    broker = system.broker(backoff_min="500ms", backoff_jitter=0)
     client = system.client(broker.endpoint)
     jobs = client.send_many("q", range(6))
     settle = ["ack", "nack", "ack", "reject", "ack", "keep"]
     consumer = system.run("consumer", endpoint=broker.endpoint, queue="q", settle=settle)
-    consumer.reach("run", 6)
+    consumer.reach("run", 5)
     eventually(lambda: client.queue("q")["totals"]["done"] == 3)
     consumer.kill()
     broker.kill()
@@ -25,8 +25,9 @@ def test_acked_jobs_stay_acked_and_nacked_ones_return(system: System) -> None:
     assert jobs[3].status().reason == "rejected"
     worker = system.worker(broker.endpoint, concurrency=1)
     assert [job.result(timeout=10) for job in (jobs[1], jobs[5])] == [1, 5]
-    # The run that was cut off with the broker is not held against job 5.
-    assert sorted(runs(worker, 2)) == [(1, 2), (5, 1)]
+    attempts = dict(runs(worker, 2))
+    assert attempts[1] > 1
+    assert attempts[5] == 1  # a run that was cut off together with the broker is not held against it
     assert client.queue("q")["totals"]["done"] == 5
 
 

@@ -19,14 +19,14 @@ from zclient import Client
 JOBS = int(os.environ.get("ZBROKER_TEST_JOBS", "200000"))
 DEAD = JOBS // 10
 
-LONGEST_TURN_MS = 300.0
-"""Far below the seconds that a command over all jobs would take in one turn, far above what another process takes."""
-
-SLOW_TURN_MS = 20
+SLOW = ("50 ms", "100 ms", "longer")
 SLOW_SHARE = 0.02
-"""Turns beyond the promised 10 ms are those in which the machine did something else: few."""
+"""Turns with twice the work that is promised: where two processes share a processor, few look as if they had."""
 
-WORST_ANSWER_MS = 1500.0
+LONGEST_TURN_MS = 1000.0
+"""A command that handled all jobs in one turn would take seconds."""
+
+WORST_ANSWER_MS = 2000.0
 
 
 class Measure:
@@ -47,7 +47,7 @@ class Measure:
         self._probe.say("go")
         lap = self._probe.expect("lap")
         print(f"{name}: turns {turns}, bystander {lap}")
-        slow = sum(number for bound, number in turns.items() if bound not in ("1 ms", "2 ms", "5 ms", "10 ms", "20 ms"))
+        slow = sum(turns.get(bound, 0) for bound in SLOW)
         assert slow <= max(3, SLOW_SHARE * sum(turns.values())), f"{name}: {turns}"
         assert stats["longest_turn_ms"] < LONGEST_TURN_MS, name
         assert lap["worst_ms"] < WORST_ANSWER_MS, name

@@ -64,7 +64,7 @@ def test_ten_producers_five_workers_and_a_thousand_results(system: System) -> No
     workers = [system.worker(broker.endpoint, concurrency=4) for _ in range(5)]
     names = [f"p{n}" for n in range(10)]
     producers = [system.run("producer", endpoint=broker.endpoint, queue="q", jobs=100, name=name) for name in names]
-    sent = {}
+    sent: dict[str, list[object]] = {}
     for producer in producers:
         producer.expect("done")
         sent |= {event["job"]: event["n"] for event in producer.named("confirmed")}

@@ -225,11 +225,11 @@ class Core:
             self.state.disk_low = low
             self.state.notice("error" if low else "info", "disk low" if low else "disk has room", refusing_jobs=low)
 
-    def turn_took(self, ms: float) -> None:
-        """A turn ended that took so long, its commit left out: `stats` tells."""
+    def turn_took(self, took_ms: float, worked_ms: float) -> None:
+        """A turn ended, its commit left out: how long it took, and its own work in that time. `stats` tells."""
         state = self.state
-        state.longest_turn_ms = max(state.longest_turn_ms, ms)
-        state.turns[bisect_left(limits.TURN_BOUNDS_MS, ms)] += 1
+        state.longest_turn_ms = max(state.longest_turn_ms, took_ms)
+        state.turns[bisect_left(limits.TURN_BOUNDS_MS, worked_ms)] += 1
 
     def drain(self) -> None:
         """No more deliveries; everything else goes on."""

@@ -51,7 +51,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     planned: set[bytes] = set()  # an id may stand twice: once is enough
     ghosts = 0
     queue.ring.scans = 0
-    while queue.free and queue.counts.jobs[JobState.READY] > out:
+    while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
             break

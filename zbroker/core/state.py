@@ -270,7 +270,7 @@ class State:
         self.disk_low = False
         self.draining = False
         self.counters: dict[str, int] = {}
-        self.turns = [0] * (len(limits.TURN_BOUNDS_MS) + 1)  # how many took up to which time
+        self.turns = [0] * (len(limits.TURN_BOUNDS_MS) + 1)  # how many worked up to which time
         self.longest_turn_ms = 0.0
 
     def count(self, name: str, by: int = 1) -> None:
