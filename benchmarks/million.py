@@ -63,9 +63,7 @@ def fill(endpoint: str, waiting: int, lanes: int, timers: int) -> None:
         client.send_many("waiting", payloads(waiting))
         for _ in pool.map(lambda n: client.send("lanes", PAYLOAD, key=f"tenant-{n}"), range(lanes)):
             continue
-        for _ in pool.map(
-            lambda n: client.send_many("timers", payloads(100), delay=86_400 + n), range(timers // 100)
-        ):
+        for _ in pool.map(lambda n: client.send_many("timers", payloads(100), delay=86_400 + n), range(timers // 100)):
             continue
 
 

@@ -27,6 +27,12 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
         ({"lease": "soon"}, "lease"),
         ({"max_attempts": "0"}, "max_attempts"),
         ({"max_payload": "1 potato"}, "max_payload"),
+        ({"max_payload": "0"}, "max_payload"),
+        ({"lease": "0"}, "lease"),
+        ({"heartbeat_interval": "40d"}, "heartbeat_interval"),
+        ({"bind": "tcp://127.0.0.1:99999"}, "bind"),
+        ({"bind": "nonsense"}, "bind"),
+        ({"bind": "udp://127.0.0.1:5555"}, "bind"),
         ({"colour": "red"}, "colour"),
     ],
 )

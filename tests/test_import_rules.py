@@ -62,7 +62,7 @@ RULES = (
     ),
     Rule(
         "zbroker.storage",
-        ours=("zbroker",),
+        ours=("zbroker", "zclient.errors"),
         others=("rocksdict", "msgpack", "sortedcontainers"),
         never=("zbroker.core", "zbroker.dialects", "zbroker.gateway", "zbroker.cli"),
     ),

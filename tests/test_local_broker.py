@@ -8,8 +8,8 @@ import pytest
 
 from zbroker import limits
 from zbroker.testing import LocalBroker
-from zclient import JobFailed, ResultTimeout, TooManyQueues
-from zworker import Consumer, Job, Snooze, Worker
+from zclient import InvalidArgument, JobCancelled, JobFailed, ResultTimeout, TooManyQueues
+from zworker import Consumer, Job, Snooze, Worker, station
 
 
 def test_three_days_take_one_call() -> None:
@@ -162,3 +162,52 @@ def test_the_number_of_queues_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(TooManyQueues):
             client.send("c", None)
         assert [row["queue"] for row in client.queues()] == ["a", "b"]
+
+
+def test_a_look_without_any_time_is_a_look() -> None:
+    with LocalBroker() as broker:
+        client = broker.client()
+        waiting, over = client.send("q", 1), client.send("q", 2, delay="1h")
+        over.cancel()
+        with pytest.raises(ResultTimeout):
+            waiting.result(timeout=0)
+        with pytest.raises(JobCancelled):
+            over.result(timeout=0)
+
+
+def test_a_payload_that_nobody_could_read_is_refused() -> None:
+    with LocalBroker() as broker:
+        client = broker.client()
+        with pytest.raises(InvalidArgument, match="simple keys"):
+            client.send("q", {(1, 2): 3})
+        client.send("q", {1: {"a": [b"x", None, 1.5]}})
+        assert client.queues()[0]["ready"] == 1
+
+
+def test_a_worker_never_waits_for_its_thread_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes just before an endless wait runs no handler, so SIGTERM could be lost."""
+    joins: list[float | None] = []
+    join = threading.Thread.join
+
+    def noted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "zworker":
+            joins.append(timeout)
+        join(thread, timeout)
+
+    worker = Worker()
+    worker.task("q")(lambda payload: None)
+    monkeypatch.setattr(threading.Thread, "join", noted)
+    with LocalBroker() as broker, broker.running(worker):
+        broker.client().send("q", 1)
+        broker.wait_idle()
+    assert joins and None not in joins
+
+
+def test_a_worker_without_a_broker_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(station, "PATIENCE_MS", 10)
+    told = threading.Event()
+    monkeypatch.setattr(station, "log", lambda level, event, **facts: told.set() if event == "no broker yet" else None)
+    worker = Worker("tcp://127.0.0.1:1")
+    worker.task("q")(lambda payload: None)
+    with worker:
+        assert told.wait(20)

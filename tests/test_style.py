@@ -104,9 +104,7 @@ def test_nothing_is_left_for_later_in_a_comment() -> None:
 
 def test_no_error_is_swallowed() -> None:
     assert [
-        where(path, getattr(node, "lineno", None))
-        for path, text, node in nodes(*PACKAGES)
-        if swallows(node, text)
+        where(path, getattr(node, "lineno", None)) for path, text, node in nodes(*PACKAGES) if swallows(node, text)
     ] == []
 
 
@@ -153,9 +151,7 @@ def test_links_in_the_pages_lead_somewhere() -> None:
 def test_every_page_is_in_the_reading_order() -> None:
     docs = ROOT / "docs"
     listed = {(docs / target).resolve() for target in links_of(docs / "README.md")}
-    assert [
-        where(page) for page in docs.glob("*.md") if page.name != "README.md" and page not in listed
-    ] == []
+    assert [where(page) for page in docs.glob("*.md") if page.name != "README.md" and page not in listed] == []
 
 
 def test_decision_records_are_numbered_once() -> None:

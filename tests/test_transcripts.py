@@ -1,207 +1,225 @@
-"""Conversations with the broker that a person can read, run with real frames against the engine.
+"""The transcripts in `tests/transcripts/`: conversations with the broker that a person can read, run to the last byte.
 
-A transcript is a file of lines: ``name> COMMAND {fields}`` is sent, ``name< COMMAND {fields}`` is what must come back,
-``* 30s``, ``* cut name`` and ``* restart`` are what happens meanwhile. Fences are written epoch.n; ids, payloads and
-results as text. ``REWRITE_TRANSCRIPTS=1 make test ARGS=tests/test_transcripts.py`` writes what comes back now into the
-files: read the difference before you keep it.
+Owns their notation (`tests/transcripts/README.md`) and how they are run: real frames through the codec into the real
+engine, on the memory store, with a clock the transcript moves. What the broker sends is written between the lines; a
+test fails if it is anything else than what the file says. `pytest --rewrite-transcripts` writes what was sent into
+the files: read the difference before you keep it.
 """
 
-import json
-import os
-import random
+from __future__ import annotations
+
+import ast
+import difflib
 import re
-from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from zbroker.commit import Commit, Durability
 from zbroker.core.core import Core
+from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
 from zbroker.engine import Engine
 from zbroker.storage.memory import MemoryStore
-from zclient.durations import duration_ms
-from zclient.protocol import codec
+from zclient.protocol import codec, record
 from zclient.protocol import messages as m
-from zclient.protocol.record import payload_of
 
 FOLDER = Path(__file__).parent / "transcripts"
-KINDS = {kind.__name__.upper(): kind for kind in codec._COMMANDS}
-QUIET = ("PING",)
-"""Said every second, and left out."""
+WALL = 1_700_000_000_000
+"""The wall clock at the first line: Unix ms."""
 
-LINE = re.compile(r"(?P<peer>[\w-]+)(?P<way>[<>]) (?P<command>\w+) ?(?P<fields>.*)")
+KINDS: dict[str, Any] = {kind.__name__.upper(): kind for kind in m.Message.__args__}
+FENCE = re.compile(r"\bE(\d+)\.(\d+)\b")
+FIELD = re.compile(r"(?:^| )(\w+)=")
+SAYS = re.compile(r"(\w+) > (\w+) ?(.*)")
+CLOCK = re.compile(r"\+ (\d+) ms")
+PEER_DOES = re.compile(r"(\w+) (connects|is cut)")
 
 
-class Stage:
-    """A broker without sockets, and named connections to it."""
+class Play:
+    """One transcript, as far as it was played."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.lines: list[str] = []
+        self.shows = {word for line in text.splitlines() if line.startswith("show ") for word in line.split()[1:]}
         self.store = MemoryStore()
-        self.random = random.Random(1)
-        self.wall, self.now = 1_700_000_000_000, 1_000_000
+        self.wall, self.now = WALL, 0
         self.routes: dict[str, bytes] = {}
-        self.connections = 0
-        self.engine = self.open()
+        self.names: dict[bytes, str] = {}
+        self.dies = ""
+        self.engine = self._open()
 
-    def open(self) -> Engine:
-        engine = Engine(
-            Core(self.store, Settings(), self.random), Commit(self.store, Durability.FSYNC, lambda seconds: None)
-        )
-        engine.open(self.wall, self.now, b"broker----------")
-        self.routes.clear()
+    def _open(self) -> Engine:
+        policy = QueuePolicy(backoff_jitter=0.0, max_attempts=2)
+        core = Core(self.store, Settings(policy=policy), Random(0))
+        engine = Engine(core, Commit(self.store, Durability.MEMORY, lambda seconds: None))
+        engine.open(self.wall, self.now, b"a data directory")
         return engine
 
-    def route(self, peer: str) -> bytes:
-        if peer not in self.routes:
-            self.connections += 1
-            self.routes[peer] = b"route-%d" % self.connections
-        return self.routes[peer]
+    # ---- lines in, lines out
 
-    def turn(self, route: bytes = b"", frames: list[bytes] | None = None) -> list[str]:
-        """Let the broker have its turns, with one message first; the lines of what it said."""
+    def run(self) -> str:
+        """The transcript with what the broker really sent."""
+        for line in self.text.splitlines():
+            if re.match(r"\w+ <|    [<>=]", line):
+                continue  # what it is said to have sent: that is what is being found out
+            self.lines.append(line)
+            if line.strip() and not line.startswith(("#", "show ")):
+                self._step(line)
+        return "\n".join(self.lines) + "\n"
+
+    def _step(self, line: str) -> None:
+        if says := SAYS.fullmatch(line):
+            self._says(*says.groups())
+        elif clock := CLOCK.fullmatch(line):
+            self._advance(int(clock[1]))
+        elif does := PEER_DOES.fullmatch(line):
+            self._leaves(does[1])
+            if does[2] == "connects":
+                self.routes[does[1]] = b"%b-%d" % (does[1].encode(), len(self.lines))
+                self.names[self.routes[does[1]]] = does[1]
+        elif line == "the broker restarts":
+            self._restart()
+        elif line in ("the broker dies before its next commit", "the broker dies after its next commit"):
+            self.dies = line
+        else:
+            raise ValueError(f"no line of a transcript: {line!r}")
+
+    def _leaves(self, peer: str) -> None:
+        self.names.pop(self.routes.pop(peer, b""), None)
+
+    def _restart(self) -> None:
+        for peer in list(self.routes):
+            self._leaves(peer)
+        self.dies = ""
+        self.engine = self._open()
+        self._turns()
+
+    # ---- turns
+
+    def _says(self, peer: str, command: str, fields: str) -> None:
+        if command == "FRAMES":
+            frames = [bytes.fromhex(frame) for frame in fields.split("|")]
+        else:
+            frames = codec.encode(parsed(command, fields))
+            self._show_frames(frames)
+        self._turn(self.routes[peer], frames)
+        if self.dies:
+            self._restart()
+        else:
+            self._turns()
+
+    def _advance(self, ms: int) -> None:
+        end = self.now + ms
+        while self.now < end:
+            step = min(max(self.engine.core.wanted_in(), 1), end - self.now)
+            self.now += step
+            self.wall += step
+            self._turns(at_least=1)
+
+    def _turns(self, at_least: int = 0) -> None:
+        while at_least > 0 or self.engine.core.wanted_in() == 0:
+            at_least -= 1
+            self._turn()
+
+    def _turn(self, route: bytes = b"", frames: list[bytes] | None = None) -> None:
         core = self.engine.core
-        said: list[str] = []
         core.begin(self.wall, self.now)
         if frames is not None:
             self.engine.receive(route, frames)
-        while True:
-            for outgoing in self.engine.finish(drained=True):
-                names = [name for name, known in self.routes.items() if known == outgoing.route]
-                if names:
-                    said += self.line(names[0], codec.decode(outgoing.frames))
-                else:
-                    core.unreachable(outgoing.route)
-                    if outgoing.fence:
-                        core.undelivered(outgoing.fence)
-            if core.wanted_in() > 0:
-                return said
-            core.begin(self.wall, self.now)
+        if "before" in self.dies:
+            core.finish(drained=True)
+            return
+        sent = self.engine.finish(drained=True)
+        if self.dies:
+            return
+        for to, reply, fence in sent:
+            if to in self.names:
+                self._show(self.names[to], reply)
+                continue
+            core.unreachable(to)
+            if fence:
+                core.undelivered(fence)
 
-    def pass_time(self, ms: int) -> list[str]:
-        said = []
-        end = self.now + ms
-        while self.now < end:
-            step = max(1, min(self.engine.core.wanted_in(), end - self.now))
-            self.now += step
-            self.wall += step
-            said += self.turn()
-        return said
+    # ---- showing
 
-    @staticmethod
-    def line(peer: str, message: m.Message) -> Iterator[str]:
+    def _show(self, peer: str, frames: list[bytes]) -> None:
+        message = codec.decode(frames)
         command = type(message).__name__.upper()
-        if command not in QUIET:
-            yield f"{peer}< {command} {json.dumps(shown(message))}"
+        if command == "PING" and "PING" not in self.shows:
+            return
+        self.lines.append(f"{peer} < {command} {shown(message)}".rstrip())
+        self._show_frames(frames)
+
+    def _show_frames(self, frames: list[bytes]) -> None:
+        if "frames" in self.shows:
+            self.lines += [f"    = {frame.hex()}" for frame in frames]
 
 
-def shown(message: m.Message) -> dict[str, Any]:
-    """The fields of a message as people read them."""
+# ---- notation
+
+
+def parsed(command: str, fields: str) -> m.Message:
+    """``PUT number=1 low=1 groups=[...]`` as a message; values are Python's literals, and E1.2 is a fence."""
+    kind = KINDS[command]
+    parts = FIELD.split(fields)
+    values = {
+        name: ast.literal_eval(FENCE.sub(lambda fence: str((int(fence[1]) << 32) + int(fence[2])), value))
+        for name, value in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    missing = {"info": {}, "held": [], "resend_below": 0, "version": 1}
+    message: m.Message = kind(**{name: values.get(name, missing.get(name)) for name in kind._fields} | values)
+    return message
+
+
+def shown(message: m.Message) -> str:
+    """The fields of a message of the broker, in the same notation."""
     fields = message._asdict()
-    if isinstance(message, m.Deliver):
-        fields["payloads"] = [payload_of(record) for record in fields.pop("records")]
-        fields["payloads"] = [fields["large"].get(n, payload) for n, payload in enumerate(fields["payloads"])]
-        del fields["large"]
     if isinstance(message, m.Welcome):
-        del fields["limits"]
-    readable: dict[str, Any] = text_of(fields)
-    return readable
+        fields["limits"] = "..."
+    elif isinstance(message, m.Deliver):
+        fields["records"] = [record_shown(each) for each in message.records]
+    return " ".join(f"{name}={value_shown(value)}" for name, value in fields.items())
 
 
-def text_of(value: Any) -> Any:
-    if isinstance(value, bytes):
-        text = value.decode()
-        return text if len(text) <= 60 else f"{text[:10]}... ({len(text)} bytes)"
-    if isinstance(value, dict):
-        return {key: text_of(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [text_of(entry) for entry in value]
-    if type(value) is int and 1 << 32 <= value < 1 << 36:
-        return f"{value >> 32}.{value & 0xFFFFFFFF}"
-    return value
+def record_shown(encoded: bytes) -> tuple[Any, ...]:
+    """created, options, sequence, payload (the queue is the delivery's)."""
+    header = record.header_of(encoded)
+    payload = record.payload_of(encoded)
+    return header.created_ms, header.options, record.sequence_of(encoded), payload
 
 
-def fence_of(text: str) -> int:
-    epoch, n = text.split(".")
-    return (int(epoch) << 32) + int(n)
+def value_shown(value: Any) -> str:
+    if value == "...":
+        return "..."
+    return re.sub(
+        r"\b\d{10,}\b",
+        lambda number: fence_shown(int(number[0])),
+        repr(value),
+    )
 
 
-def ids_of(texts: list[str]) -> list[bytes]:
-    return [text.encode() for text in texts]
+def fence_shown(number: int) -> str:
+    return f"E{number >> 32}.{number & 0xFFFFFFFF}" if number < 1 << 40 else str(number)
 
 
-def frames_of(peer: str, command: str, fields: dict[str, Any]) -> list[bytes]:
-    """The frames of what a transcript says is sent. RAW is sent as it stands, a frame a text."""
-    if command == "RAW":
-        return [bytes.fromhex(frame) for frame in fields["frames"]]
-    given = dict(fields)
-    if command == "HELLO":
-        given = {"version": 1, "capacity": 0, "queues": [], "held": [], "resend_below": 0, "info": {}} | given
-        given |= {"incarnation": peer.encode().ljust(16, b"-"), "name": peer}
-        given["held"] = [m.Held(fence_of(f), ids_of(started), ids_of(waiting)) for f, started, waiting in given["held"]]
-    elif command == "PUT":
-        given.setdefault("low", given["number"])
-        given["groups"] = [
-            m.Group(queue, options, ids_of(ids), ids_of(payloads)) for queue, options, ids, payloads in given["groups"]
-        ]
-    elif command == "SETTLE":
-        given["settlements"] = [
-            m.Settlement(fence_of(fence), m.Outcome[outcome.upper()], ids_of(ids), results_of(values))
-            for fence, outcome, ids, values in given["settlements"]
-        ]
-    elif command == "ORDER":
-        given.setdefault("low", given["number"])
-    if command in ("ASK", "ORDER"):
-        arguments = given["arguments"]
-        given["arguments"] = {
-            name: value.encode() if name == "id" else ids_of(value) if name == "ids" else value
-            for name, value in arguments.items()
-        }
-    if "fences" in given:
-        given["fences"] = [fence_of(fence) for fence in given["fences"]]
-    if "fence" in given:
-        given["fence"] = fence_of(given["fence"])
-    if "id" in given:
-        given["id"] = given["id"].encode()
-    if command in ("WATCH", "UNWATCH"):
-        given["ids"] = ids_of(given["ids"])
-    return codec.encode(KINDS[command](**given))
-
-
-def results_of(values: list[Any] | None) -> list[Any] | None:
-    return values and [value.encode() if isinstance(value, str) else value for value in values]
-
-
-def played(transcript: str) -> str:
-    """The transcript with what the broker says now in the place of what stands there."""
-    stage = Stage()
-    lines: list[str] = []
-    for line in transcript.splitlines():
-        match = LINE.fullmatch(line)
-        if match and match["way"] == "<":
-            continue
-        lines.append(line)
-        if match:
-            frames = frames_of(match["peer"], match["command"], json.loads(match["fields"] or "{}"))
-            lines += stage.turn(stage.route(match["peer"]), frames)
-        elif line == "* restart":
-            stage.engine = stage.open()
-        elif line.startswith("* cut "):
-            stage.routes.pop(line.removeprefix("* cut "))
-        elif line.startswith("* "):
-            lines += stage.pass_time(duration_ms(line.removeprefix("* ")))
-    return "\n".join(lines) + "\n"
+# ---- the test
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
-def test_transcript(path: Path) -> None:
-    expected = path.read_text(encoding="utf-8")
-    actual = played(expected)
-    if os.environ.get("REWRITE_TRANSCRIPTS"):
-        path.write_text(actual, encoding="utf-8")
-    assert actual == expected
+def test_transcript(path: Path, request: pytest.FixtureRequest) -> None:
+    text = path.read_text(encoding="utf-8")
+    played = Play(text).run()
+    if request.config.getoption("--rewrite-transcripts"):
+        path.write_text(played, encoding="utf-8")
+        return
+    difference = difflib.unified_diff(text.splitlines(), played.splitlines(), "written", "sent", lineterm="")
+    assert played == text, "\n".join(difference)
 
 
-def test_there_are_transcripts() -> None:
-    assert len(list(FOLDER.glob("*.txt"))) >= 10
+def test_every_command_is_in_a_transcript() -> None:
+    texts = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.txt"))
+    assert [command for command in KINDS if not re.search(rf"[<>] {command}\b", texts)] == []

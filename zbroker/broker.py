@@ -112,9 +112,6 @@ class Broker:
         try:
             core = Core(store, config.core(), random.Random())
             engine = Engine(core, Commit(store, durability, time.sleep))
-            engine.open(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, new_broker_id())
-            for notice in core.notices():
-                on_notice(notice)
             server = Server(
                 engine,
                 store,
@@ -129,6 +126,9 @@ class Broker:
             raise
         try:
             self._endpoints = [server.bind(endpoint) for endpoint in config["bind"]]
+            engine.open(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, new_broker_id())
+            for notice in core.notices():
+                on_notice(notice)
         except BaseException:
             server.close()
             store.close()

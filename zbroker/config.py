@@ -5,6 +5,7 @@ It reads files and the environment, and checks what they say; it starts nothing.
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ def _size(value: Any) -> int:
     raise InvalidArgument(f"a number of bytes, such as 1048576 or 1MiB, not {value!r}")
 
 
+def _payload_size(value: Any) -> int:
+    size = _size(value)
+    if not 1024 <= size <= wire.MAX_FRAME_BYTES // 2:
+        raise InvalidArgument(f"from 1KiB to {wire.MAX_FRAME_BYTES // 2 >> 20}MiB, not {value!r}")
+    return size
+
+
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, str) and value.strip().lstrip("-").isdigit():
@@ -65,6 +73,34 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
         return value
 
     return check
+
+
+@dataclass(frozen=True)
+class _Duration:
+    """Milliseconds between two bounds, written as people write durations."""
+
+    least_ms: int
+    most_ms: int = 366 * 86_400_000
+
+    def __call__(self, value: Any) -> int:
+        ms = duration_ms(value)
+        if not self.least_ms <= ms <= self.most_ms:
+            least, most = format_duration(self.least_ms / 1000), format_duration(self.most_ms / 1000)
+            raise InvalidArgument(f"from {least} to {most}, not {value!r}")
+        return ms
+
+
+_ENDPOINT = re.compile(r"(?:tcp://(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5}|\*)|ipc://\S+)")
+
+
+def _endpoints(value: Any) -> tuple[str, ...]:
+    endpoints = _texts(value)
+    for endpoint in endpoints:
+        match = _ENDPOINT.fullmatch(endpoint)
+        port = match["port"] if match else None
+        if not match or (port not in (None, "*") and not 0 < int(port or 0) < 1 << 16):
+            raise InvalidArgument(f"tcp://HOST:PORT (a port from 1 to 65535, or *) or ipc://PATH, not {endpoint!r}")
+    return endpoints
 
 
 def _fraction(value: Any) -> float:
@@ -96,27 +132,27 @@ class Setting(NamedTuple):
 
 SETTINGS: dict[str, Setting] = {
     "data": Setting("zbroker-data", _text, "directory of the jobs"),
-    "bind": Setting(("tcp://127.0.0.1:5555",), _texts, "endpoints to listen on"),
+    "bind": Setting(("tcp://127.0.0.1:5555",), _endpoints, "endpoints to listen on"),
     "durability": Setting(
         "fsync", _one_of(*Durability), "what a confirmed job survives: power loss, the process, nothing"
     ),
     "store": Setting("rocksdb", _text, "which store keeps the jobs"),
     "insecure": Setting(False, _flag, "listen beyond this host without credentials"),
     "log_format": Setting("text", _one_of("text", "json"), "how events are written to stderr"),
-    "max_payload": Setting(wire.MAX_PAYLOAD_BYTES, _size, "largest payload or result, in bytes"),
+    "max_payload": Setting(wire.MAX_PAYLOAD_BYTES, _payload_size, "largest payload or result, in bytes"),
     "max_peers": Setting(20_000, _whole(1, 1_000_000), "producers and workers at a time"),
     "disk_floor": Setting(256 << 20, _size, "free bytes on disk below which no new jobs are taken"),
-    "drain_timeout": Setting("5s", duration_ms, "how long a stop waits for running jobs; workers keep them beyond it"),
-    "grace": Setting("1s", duration_ms, "for a worker whose connection broke to come back"),
-    "return_time": Setting("5s", duration_ms, "for workers to come back after a start of the broker"),
-    "heartbeat_interval": Setting("2s", duration_ms, "between heartbeats on a silent connection"),
-    "heartbeat_timeout": Setting("8s", duration_ms, "silence after which a connection is cut"),
-    "keep_done": Setting("1h", duration_ms, "how long finished jobs and their results are kept"),
+    "drain_timeout": Setting("5s", _Duration(0), "how long a stop waits for running jobs; workers keep them beyond it"),
+    "grace": Setting("1s", _Duration(0), "for a worker whose connection broke to come back"),
+    "return_time": Setting("5s", _Duration(0), "for workers to come back after a start of the broker"),
+    "heartbeat_interval": Setting("2s", _Duration(10, 600_000), "between heartbeats on a silent connection"),
+    "heartbeat_timeout": Setting("8s", _Duration(20, 3_600_000), "silence after which a connection is cut"),
+    "keep_done": Setting("1h", _Duration(0), "how long finished jobs and their results are kept"),
     "keep_done_count": Setting(100_000, _whole(0, 100_000_000), "how many of them at most"),
-    "lease": Setting("30s", duration_ms, "default of queues: a delivered job's, unless it is renewed"),
+    "lease": Setting("30s", _Duration(100, 86_400_000), "default of queues: a delivered job's, unless it is renewed"),
     "max_attempts": Setting(5, _whole(1, wire.MAX_ATTEMPTS), "default of queues: runs, the first counts"),
-    "backoff_min": Setting("1s", duration_ms, "default of queues: delay before the first retry"),
-    "backoff_max": Setting("10m", duration_ms, "default of queues: longest delay before a retry"),
+    "backoff_min": Setting("1s", _Duration(1, 86_400_000), "default of queues: delay before the first retry"),
+    "backoff_max": Setting("10m", _Duration(1), "default of queues: longest delay before a retry"),
     "backoff_jitter": Setting(1.0, _fraction, "default of queues: share of the delay that chance may take off"),
     "poison_losses": Setting(3, _whole(1, 1000), "default of queues: workers lost with a job alone until it is dead"),
 }
@@ -207,7 +243,7 @@ def _read_file(file: str | Path | None) -> dict[str, Any]:
 
 def shown(name: str, value: Any) -> Any:
     """A value as people write it."""
-    if SETTINGS[name].check is duration_ms:
+    if isinstance(SETTINGS[name].check, _Duration):
         return format_duration(value / 1000)
     return list(value) if isinstance(value, tuple) else value
 

@@ -16,6 +16,7 @@ from zbroker import limits
 from zbroker.core.state import Notice
 from zbroker.engine import Engine, Outgoing
 from zbroker.storage.interface import Store
+from zclient.errors import CannotListen
 from zclient.protocol import limits as wire
 
 COPY_BELOW_BYTES = wire.LARGE_BYTES
@@ -71,12 +72,15 @@ class Server:
         self._in_flight = InFlight()
 
     def bind(self, endpoint: str) -> str:
-        """Listen there; returns the endpoint with its port, where a wildcard was given. `OSError` if that cannot be."""
+        """Listen there; returns the endpoint with its port, where a wildcard was given. Raises `CannotListen`."""
         self._socket.set(zmq.IPV6, "[" in endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise OSError(error.errno, error.strerror, endpoint) from error
+            reason = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = "another program listens there, perhaps another broker: stop it, or --bind another port"
+            raise CannotListen(f"{endpoint}: {reason}") from error
         return self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property

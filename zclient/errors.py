@@ -43,6 +43,11 @@ class OutcomeUnknown(ZError):
     code = "outcome_unknown"
 
     def __init__(self, text: str = "", *, ids: tuple[str, ...] = (), **details: Any) -> None:
+        if not text:
+            which = ids[0] if len(ids) == 1 else f"{len(ids)} jobs"
+            text = (
+                f"sent, and not answered in time: {which} may be stored, or not; the same id can be sent again safely"
+            )
         super().__init__(text, **details)
         self.ids = ids
 
@@ -136,6 +141,12 @@ class ProtocolFault(Refused):
     """The broker could not read what was sent: a mismatch of versions, or a bug in this library."""
 
     code = "malformed"
+
+
+class CannotListen(ZError, OSError):
+    """A broker cannot listen on the endpoint that it was given."""
+
+    code = "cannot_listen"
 
 
 class NotFound(ZError, LookupError):

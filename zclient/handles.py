@@ -76,7 +76,7 @@ class JobStatus:
             finished_at=moment(row.get("finished_at")),
             worker=text_of(row.get("worker")),
             fence=row.get("fence"),
-            reason=row.get("reason"),
+            reason=row.get("reason") or None,
             error=row.get("error"),
             attempt_log=list(row.get("attempts") or ()),
             cancel_requested=bool(row.get("cancel_requested")),

@@ -159,9 +159,12 @@ def encode_payload(value: Any) -> bytes:
     """``value`` as the wire carries it. `InvalidArgument` for what msgpack cannot, `PayloadTooLarge` for any frame."""
     try:
         encoded: bytes = _packers.pack(value)
+        if type(value) in (dict, list, tuple):  # a map's key may be a list on the wire, but nobody could read it
+            msgpack.unpackb(encoded, strict_map_key=False)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
-            f"a payload is made of None, bool, int (64 bits), float, str, bytes, list and dict: {error}"
+            "a payload is made of None, bool, int (64 bits), float, str, bytes, list, and dict with simple keys: "
+            f"{error}"
         ) from None
     if len(encoded) > limits.MAX_FRAME_BYTES:
         raise PayloadTooLarge(f"{len(encoded)} bytes; no broker takes more than {limits.MAX_FRAME_BYTES}")

@@ -116,8 +116,10 @@ def ending(session: Session, now: float, identifier: bytes, timeout_ms: float) -
     request = session.watch(identifier)
     until_ms = now + timeout_ms
     try:
-        while not request.done and now < until_ms:
-            now = yield Wait((request,), until_ms)
+        while not request.done:
+            now = yield Wait((request,), until_ms)  # at least one look, also where there is no time
+            if now >= until_ms:
+                break
     finally:
         if not request.done:
             session.give_up(request)

@@ -273,9 +273,10 @@ class Loop:
 
 def _log_failure(job: Job, outcome: int, value: Any) -> None:
     if outcome in (Outcome.NACK, Outcome.REJECT):
+        last = isinstance(value, dict) and value.get("reason") == "attempts"
         log(
             logging.WARNING,
-            "job failed" if outcome == Outcome.NACK else "job rejected",
+            "job rejected" if outcome == Outcome.REJECT and not last else "job failed",
             job=job.id,
             queue=job.queue,
             attempt=job.attempt,

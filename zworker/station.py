@@ -20,6 +20,9 @@ from zworker.job import Job
 from zworker.logs import log
 from zworker.session import Entry, WorkerSession
 
+PATIENCE_MS = 2000
+"""A worker that no broker answers says so once, after this long, and tries on."""
+
 
 class Station:
     """One incarnation of a worker and its connection.
@@ -60,6 +63,7 @@ class Station:
         self.ready = ready or threading.Event()
         self.closed = False
         self._welcomed = False
+        self._complain_at = self.transport.now() + PATIENCE_MS
         self._refusal = ""
         self._refused = 0
         self._extensions = 0
@@ -70,12 +74,14 @@ class Station:
     def check_process(self) -> None:
         """Raises `ClosedError` in a forked child, whose parent has the connection."""
         if os.getpid() != self._pid:
-            raise ClosedError("this process was forked from the one that connected: make a new worker here")
+            raise ClosedError("this process was forked from the one that connected: make a new worker or consumer here")
 
     # ---- the owner of jobs; from any thread
 
     def settled(self, entry: Entry) -> None:
-        """Take note of an outcome; it leaves with the next turn."""
+        """Take note of an outcome; it leaves with the next turn. `ClosedError` in a forked child."""
+        if os.getpid() != self._pid:
+            self.check_process()
         self._append(entry)
         self.nudge()
 
@@ -141,6 +147,9 @@ class Station:
                 self.ready.set()
             else:
                 log(logging.WARNING, "connection lost", held=session.unsettled, reason=session.closing)
+        if not welcomed and not self.ready.is_set() and self.transport.now() >= self._complain_at:
+            self._complain_at = float("inf")
+            log(logging.WARNING, "no broker yet", endpoints=self.where)
         refusal = self.refusal
         if refusal is not None and str(refusal) != self._refusal:
             self._refusal = str(refusal)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from zclient.config import DEFAULT_ENDPOINT, Duration, OpenTransport
 from zclient.durations import format_duration, parse_duration
 from zclient.errors import BrokerUnreachable, ClosedError, InvalidArgument
+from zclient.jobs import whole
 from zclient.link import check_endpoints
-from zclient.protocol.limits import MAX_QUEUES_PER_PEER
+from zclient.protocol.limits import MAX_CAPACITY, MAX_QUEUES_PER_PEER
 from zworker.loop import Loop
 from zworker.station import Station
 from zworker.task import Task, task_options
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+JOIN_S = 0.25
+"""How late a signal may be noticed that came at the worst moment."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -50,8 +54,7 @@ class Worker:
         transport: OpenTransport | None = None,
     ) -> None:
         check_endpoints(endpoints)
-        if concurrency < 1:
-            raise InvalidArgument(f"concurrency is at least 1, not {concurrency}")
+        whole(concurrency, "concurrency", 1, MAX_CAPACITY)
         parse_duration(drain_timeout)
         self.endpoints = endpoints
         self.concurrency = concurrency
@@ -181,7 +184,7 @@ class Worker:
         loop.drain()
         if not wait:
             return
-        thread.join()
+        _join(thread)
         with self._lock:
             if self._thread is not thread:
                 return
@@ -232,7 +235,7 @@ class Worker:
             return
         if self._signalled:
             loop.drain()
-        thread.join()
+        _join(thread)
 
     def _handle_signals(self) -> dict[signal.Signals, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -250,3 +253,13 @@ class Worker:
                 loop.drain()
 
         return {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the thread's end in steps.
+
+    A signal that comes between the interpreter's last look and an endless wait would run no handler: the worker would
+    never hear of it.
+    """
+    while thread.is_alive():
+        thread.join(JOIN_S)

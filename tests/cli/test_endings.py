@@ -1,8 +1,10 @@
 """How `zclient` ends: each exit code of docs/commands.md, one line on stderr with what to do, and never a traceback."""
 
+import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +218,25 @@ def test_the_page_lists_the_exit_codes_of_the_code() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
     ours = {value for name, value in vars(common).items() if name.startswith("EXIT_")}
     assert listed == ours | {broker_cli.EXIT_STORE}
+
+
+def run_shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, timeout=30, check=False, cwd=ROOT, env={**os.environ, **environment}
+    )
+
+
+def test_a_closed_stdout_leaves_no_traceback(scripted: ScriptedBroker) -> None:
+    scripted.script = lambda message: [m.Answer(message.number, {"jobs": {}})] if isinstance(message, m.Ask) else []
+    ended = run_shell(f"{sys.executable} -m zclient -b {scripted.endpoint} stats >&-")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_141_also_with_an_unbuffered_stdout(scripted: ScriptedBroker) -> None:
+    rows = [{"id": b"%032d" % n, "queue": "q", "state": "ready"} for n in range(1000)]
+    page = {"jobs": rows, "cursor": [b"more"]}
+    scripted.script = lambda message: [m.Answer(message.number, page)] if isinstance(message, m.Ask) else []
+    verb = f"{sys.executable} -m zclient -b {scripted.endpoint} list q --limit 20000 --json"
+    ended = run_shell(f"{verb} | head -1; echo ${{PIPESTATUS[0]}}", PYTHONUNBUFFERED="1")
+    assert ended.stdout.splitlines()[-1] == b"141"
+    assert ended.stderr == b""

@@ -298,7 +298,9 @@ class Bench:
             if self.core.wanted_in() > 0:
                 return
             self.turn()
-        raise AssertionError(f"the core still wants turns after {MOST_TURNS} of them")
+        state = self.core.state
+        wants = [queue.name for queue in state.hot], len(state.works), self.core.wanted_in()
+        raise AssertionError(f"the core still wants turns after {MOST_TURNS} of them: {wants}")
 
     def advance(self, ms: int, *, wall_ms: int | None = None) -> None:
         """Let time pass, with the turns that the core asks for. ``wall_ms``: first the wall clock jumps by as much."""

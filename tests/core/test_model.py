@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import Phase, HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 

@@ -22,6 +22,7 @@ from tests.kill_loop.verdict import Kill, Verdict, history, judge
 from tests.kill_loop.work import QUEUES, amount_of
 from tests.system.processes import Missing, eventually
 from zbroker.check import check_directory
+from zbroker.storage import StoreError
 from zclient import Client
 
 WINDOW = 2000
@@ -30,7 +31,7 @@ WINDOW = 2000
 FURTHER = (0, 1, 5, 20, 50, 100, 200, 400)
 """Effects to be seen between two kills; 0 kills somebody who has just begun to start."""
 
-STILL_S = 30
+STILL_S = 20
 """So long without any effect, and the loop gives up: somebody waits for what does not come."""
 
 LOOK_S = 1.0
@@ -83,7 +84,7 @@ def run_bouts(folder: Path, rounds: int, seed: int, store: str = "rocksdb", kill
         place.mkdir()
         bout = _Bout(place, f"b{number:04d}x", broker, kills, chance, seed)
         try:
-            yield bout.run(min(kills_each, rounds - before))
+            told = bout.run(min(kills_each, rounds - before))
             _check(folder / "data")
         except (Failed, Missing) as failure:
             again = f"make kill-loop ROUNDS={rounds} SEED={seed} STORE={store}"
@@ -92,12 +93,16 @@ def run_bouts(folder: Path, rounds: int, seed: int, store: str = "rocksdb", kill
             bout.abandon()
         shutil.rmtree(place)
         kills.clear()
+        yield told
 
 
 def _check(data: Path) -> None:
-    report = check_directory(data)
-    if report.faults:
-        raise Failed("\n".join(["zbroker check finds:", *report.faults]))
+    try:
+        faults = check_directory(data).faults
+    except StoreError as error:
+        faults = [str(error)]
+    if faults:
+        raise Failed("\n".join(["zbroker check finds:", *faults]))
 
 
 class _Bout:
@@ -233,7 +238,7 @@ class _Bout:
             self._go_on()
             now = time.monotonic()
             if now >= still_until:
-                raise Failed("\n".join(["nothing is done any more", *self._last_words()]))
+                raise Failed(f"nothing is done any more\n{self._what_is_left()}")
             if self._look(min([now + LOOK_S, *self._until.values()])):
                 still_until = time.monotonic() + STILL_S
                 self._grant()
@@ -269,23 +274,24 @@ class _Bout:
         try:
             eventually(lambda: not any(_waiting(client).values()), within=DRAIN_S)
         except Missing:
-            raise Failed(self._what_is_left(client)) from None
+            raise Failed(f"after {DRAIN_S} s without harm not all is done\n{self._what_is_left()}") from None
         for place in self._workers:
             self._end(place)
         if any(_waiting(client).values()):
             raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
 
-    def _what_is_left(self, client: Client) -> str:
-        ledger = read_ledger(self._folder, client, QUEUES, self._prefix)
-        told = [f"after {DRAIN_S} s without harm: {_waiting(client)}"]
-        for queue in QUEUES:
-            for status in client.jobs(queue, limit=TOLD_JOBS):
-                if not status.is_over:
-                    told += [history(status.id, ledger, self._kills), f"  the broker: {status}"]
-        # A job that is counted and listed nowhere may be one of these.
-        missing = [job for job in ledger.sent if job not in ledger.ends]
+    def _what_is_left(self) -> str:
+        """What the broker still has, and the histories of jobs that should be done."""
+        with Client(self._broker.endpoint) as client:
+            ledger = read_ledger(self._folder, client, QUEUES, self._prefix)
+            left = [status for queue in QUEUES for status in client.jobs(queue) if not status.is_over]
+            told = [f"the broker has {_waiting(client)}"]
+        for status in left[:TOLD_JOBS]:
+            told += [history(status.id, ledger, self._kills), f"  {status}"]
+        listed = {status.id for status in left}
+        missing = [job for job in ledger.sent if job not in ledger.ends and job not in listed]
         told += [history(job, ledger, self._kills) for job in missing[:TOLD_JOBS]]
-        return "\n".join([*told, *self._last_words()])
+        return "\n".join([*told, *(f"{place.who}:\n{place.last_words()}" for place in self._places)])
 
     def _end(self, place: Program) -> None:
         code = place.end()
@@ -303,9 +309,6 @@ class _Bout:
         told += [history(job, ledger, self._kills) for job in list(jobs)[:TOLD_JOBS]]
         if told:
             raise Failed("\n".join(told))
-
-    def _last_words(self) -> list[str]:
-        return [f"{place.who}:\n{place.last_words()}" for place in self._places]
 
 
 def _done(client: Client) -> int:

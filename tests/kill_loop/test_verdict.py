@@ -1,11 +1,19 @@
 """The judge of the kill loop, on ledgers made by hand: what it must let pass, and what it must not."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.kill_loop.ledger import Effect, End, Ledger, ProducerLedger, Run, Sent, read_producers
 from tests.kill_loop.verdict import Kill, history, judge
 
-KILLS = [Kill(1.9, "consumer/1", "stopped"), Kill(2.5, "threads/1", "killed"), Kill(3.1, "broker/1", "killed")]
+KILLS = [
+    Kill(1.9, "consumer/1", "stopped"),
+    Kill(2.5, "threads/1", "killed"),
+    Kill(3.1, "broker/1", "killed"),
+    Kill(3.4, "consumer/1", "continued"),
+]
 
 
 def ledger() -> Ledger:
@@ -73,6 +81,10 @@ def let_fences_shrink(of: Ledger) -> None:
     of.runs["a"].append(Run(4.0, 10, 3, "threads/2"))
 
 
+def take_it_long_after_it_stood_still(of: Ledger) -> None:
+    of.runs["c"] = [run._replace(at=run.at + 10) for run in of.runs["c"]]
+
+
 def count_no_attempt(of: Ledger) -> None:
     of.runs["a"][1] = of.runs["a"][1]._replace(attempt=1)
 
@@ -111,6 +123,7 @@ WRONGS = {
     deliver_to_two_who_live: "it ran again, and the run under fence 11 was neither lost nor failed",
     repeat_what_was_not_lost: "it ran again, and the run under fence 21 was neither lost nor failed",
     take_it_from_the_living: "it ran again, and the run under fence 21 was taken from a worker that lived",
+    take_it_long_after_it_stood_still: "it ran again, and the run under fence 21 was taken from a worker that lived",
     let_fences_shrink: "a run under fence 10 began after one under fence 12",
     count_no_attempt: "the run under fence 11 burnt no attempt",
     let_attempts_shrink: "its attempts went down",
@@ -123,7 +136,7 @@ WRONGS = {
 
 
 @pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: wrong.__name__)
-def test_what_must_not_happen_is_found(wrong) -> None:
+def test_what_must_not_happen_is_found(wrong: Callable[[Ledger], None]) -> None:
     judged = ledger()
     wrong(judged)
     assert WRONGS[wrong] in [what for _, what in faults(judged)]
@@ -144,7 +157,7 @@ def test_a_history_tells_it_in_order() -> None:
     ]
 
 
-def test_a_producer_finds_what_the_one_before_it_noted(tmp_path) -> None:
+def test_a_producer_finds_what_the_one_before_it_noted(tmp_path: Path) -> None:
     ProducerLedger(tmp_path, "sender", "sender/1").note("intent", "a")
     second = ProducerLedger(tmp_path, "sender", "sender/2")
     second.note("confirmed", "a")

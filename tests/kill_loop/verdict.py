@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from tests.kill_loop.ledger import End, Ledger, Run
 
+DELIVERED_S = 5
+"""A job may be with its worker for so long before its run begins."""
+
 
 class Kill(NamedTuple):
     """A process that was killed, or stopped for a while. ``who`` is one process: the next one has another number."""
@@ -57,7 +60,7 @@ def judge(ledger: Ledger, kills: list[Kill], amounts: dict[str, int]) -> Verdict
         unknown=len(unknown),
         absent=len(unknown - ledger.effects.keys()),
         repeats=len(repeated),
-        overtaken=sum(not _happened("killed", before, after, kills) for before, after in repeated),
+        overtaken=sum(not _was_killed(before, after, kills) for before, after in repeated),
         late_effects=sum(
             job in ledger.ends and effects[0].fence != ledger.ends[job].fence for job, effects in ledger.effects.items()
         ),
@@ -111,17 +114,26 @@ def _faults_of_runs(job: str, ledger: Ledger, kills: list[Kill]) -> Iterator[str
 
 def _fault_of_repeat(before: Run, after: Run, told: dict[str, float], kills: list[Kill]) -> str:
     """What is wrong if the one run followed the other; nothing if that failed, or was lost for a reason."""
-    if "nacked" in told or _happened("killed", before, after, kills):
+    if "nacked" in told or _was_killed(before, after, kills):
         return ""
     if not told and not any(kill.who == before.who and kill.what == "killed" for kill in kills):
         return "was neither lost nor failed"
     # One that stood still may have lost its lease; the others come back even to a broker that was killed.
-    return "" if _happened("stopped", before, after, kills) else "was taken from a worker that lived"
+    return "" if _stood_still(before, after, kills) else "was taken from a worker that lived"
 
 
-def _happened(what: str, before: Run, after: Run, kills: list[Kill]) -> bool:
-    """Whether it happened to the process of the one run before the other began."""
-    return any(kill.who == before.who and kill.what == what and kill.at <= after.at for kill in kills)
+def _was_killed(before: Run, after: Run, kills: list[Kill]) -> bool:
+    """Whether the process of the one run was killed before the other began."""
+    return any(kill.who == before.who and kill.what == "killed" and kill.at <= after.at for kill in kills)
+
+
+def _stood_still(before: Run, after: Run, kills: list[Kill]) -> bool:
+    """Whether the process of the one run was stopped while it had the job, and before the other run began."""
+    mine = [kill for kill in kills if kill.who == before.who]
+    return any(
+        stop.what == "stopped" and stop.at <= after.at and end.at >= before.at - DELIVERED_S
+        for stop, end in pairwise([*mine, Kill(float("inf"), before.who, "continued")])
+    )
 
 
 def _faults_of_end(runs: list[Run], effects: list[int], end: End) -> Iterator[str]:

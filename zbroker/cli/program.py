@@ -15,19 +15,11 @@ from zbroker.commit import Durability
 from zbroker.config import SETTINGS, load_config, shown
 from zclient.cli.common import VerbGroup, json_option, settings, version_option
 from zclient.cli.output import print_json, print_table
-from zclient.errors import ZError
 
 EXIT_STORE = 6
 """The broker could not open or keep its data; the table of exit codes is in ``docs/commands.md``."""
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
-
-class StoreTrouble(ZError):
-    """The data directory cannot be opened, or could not be written."""
-
-    exit_code = EXIT_STORE
-    code = "store"
 
 
 @click.group(
@@ -92,7 +84,6 @@ def start(config_file: str | None, **values: Any) -> None:
     """
     from zbroker.broker import Broker
     from zbroker.server import Server
-    from zbroker.storage import StoreError
 
     config = load_config(_given(values), file=config_file)
 
@@ -103,10 +94,7 @@ def start(config_file: str | None, **values: Any) -> None:
         click.echo(f"ready {endpoint}")
         sys.stdout.flush()
 
-    try:
-        Broker(config=config).run(on_ready)
-    except StoreError as error:
-        raise StoreTrouble(str(error)) from error
+    Broker(config=config).run(on_ready)
 
 
 def _prepare_process() -> None:
@@ -167,15 +155,11 @@ def show_config(config_file: str | None, **values: Any) -> None:
 def check(directory: Path, repair: bool) -> None:
     """Check the invariants of a data directory that no broker holds, and count what is in it."""
     from zbroker.check import check_directory
-    from zbroker.storage import StoreError
     from zbroker.storage.repair import repair as repair_directory
 
-    try:
-        if repair:
-            click.echo(repair_directory(directory).summary(), err=True)
-        report = check_directory(directory)
-    except StoreError as error:
-        raise StoreTrouble(str(error)) from error
+    if repair:
+        click.echo(repair_directory(directory).summary(), err=True)
+    report = check_directory(directory)
     if settings().json:
         print_json({"counts": report.counts, "faults": report.faults})
     else:

@@ -85,6 +85,8 @@ def cancel(state: State, arguments: dict[str, Any]) -> dict[str, str]:
 def _cancel_waiting(state: State, found: Found, reason: str) -> None:
     state.erase(found.id, changed=found.change is not None, external=found.header.external)
     found.queue.suspects.discard((leave.place_of(found.header)[0], found.sequence, found.id))
+    if not found.queue.suspects:
+        state.unreserve(found.queue)
     state.move(found.queue, found.state, Event.CANCEL)
     changes = {found.id: rows.encode_change(found.change)} if found.change else None
     history.add(

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from zclient.errors import ZError
+
 KEYSPACES: tuple[str, ...] = (
     "jobs",
     "payloads",
@@ -38,12 +40,17 @@ Range = tuple[str, bytes, bytes]
 """Keyspace, first key of the range, first key beyond it. Where start >= stop the range is empty."""
 
 
-class StoreError(Exception):
+class StoreError(ZError):
     """The base of everything a store raises on purpose. The text says what to do about it."""
+
+    exit_code = 6
+    code = "store"
 
 
 class StoreUnknown(StoreError):
     """No store has the name that was asked for."""
+
+    exit_code = 2
 
 
 class StoreFull(StoreError):

@@ -203,6 +203,8 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     if argv is None and f"_{name.upper()}_COMPLETE" in os.environ:
         command.main(prog_name=name)  # A shell asks what could follow; click answers and exits.
     context: click.Context | None = None
+    if sys.stdout is None:  # closed by whoever started us: what we say goes nowhere
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
     try:
         try:
             with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:

@@ -61,7 +61,9 @@ def write(text: str | bytes) -> None:
     """Text as UTF-8, or bytes, on stdout just as they are: no newline added, no colour removed."""
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    left = memoryview(data)
+    while left:  # an unbuffered stdout may take a part
+        left = left[sys.stdout.buffer.write(left) :]
     sys.stdout.buffer.flush()
 
 
