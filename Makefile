@@ -11,10 +11,10 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test check format demo bench kill-loop build clean moved
+.PHONY: help venv test test-million million check format demo bench kill-loop build clean moved
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make the virtual environment in .venv and install the project with its tools
 
@@ -48,6 +48,12 @@ demo: $(STAMP) ## a real broker and real workers index the standard library whil
 
 bench: $(STAMP) ## the benchmarks, as ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+test-million: $(STAMP) ## list, replay, drop and purge with a million jobs, while a probe watches the loop
+	@ZBROKER_TEST_JOBS=1000000 $(BIN)/python -m pytest tests/system/test_turns.py -s
+
+million: $(STAMP) ## what a start costs with millions of jobs waiting
+	@$(BIN)/python -m benchmarks.million
 
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \

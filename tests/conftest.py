@@ -1,8 +1,9 @@
-"""What every test shares: how hypothesis searches.
+"""What every test shares: how hypothesis searches, and the options of the suite.
 
 Fixtures live beside the tests that use them, never here.
 """
 
+import pytest
 from hypothesis import settings
 
 # A failure must be the change's fault: the same examples each run, and no verdict from a slow clock.
@@ -10,3 +11,11 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 # For a long search by hand: pytest --hypothesis-profile=search tests/core
 settings.register_profile("search", deadline=None, max_examples=5_000)
 settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-transcripts",
+        action="store_true",
+        help="write into tests/transcripts/*.txt what the broker really sends",
+    )

@@ -85,6 +85,12 @@ class Play:
             self._restart()
         elif line in ("the broker dies before its next commit", "the broker dies after its next commit"):
             self.dies = line
+        elif line == "the broker stops":
+            self.engine.core.drain()
+            self._turns()
+        elif line == "the broker closes":
+            self.engine.core.say_closing("the broker stops")
+            self._turns(at_least=1)
         else:
             raise ValueError(f"no line of a transcript: {line!r}")
 

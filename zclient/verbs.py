@@ -242,7 +242,7 @@ class Bulk:
 
 
 def bulk(name: str, ids: Any, queue: str | None, rate: int | None) -> list[Verb[Bulk]]:
-    """The orders that replay or drop these jobs, or a queue's dead ones: one for each thousand ids."""
+    """The orders that replay or drop these jobs, or a queue's dead ones: one for each `MAX_ORDER_IDS` ids."""
     if (ids is None) == (queue is None):
         raise InvalidArgument(f"{name} takes ids or a queue")
     past = "replayed" if name == "replay" else "dropped"
@@ -261,7 +261,7 @@ def bulk(name: str, ids: Any, queue: str | None, rate: int | None) -> list[Verb[
         raise InvalidArgument("rate goes with a queue")
     several: Iterable[Any] = [ids] if isinstance(ids, str) or hasattr(ids, "id") else ids
     encoded = [id_bytes(identifier) for identifier in several]
-    most = limits.MAX_BATCH_JOBS
+    most = limits.MAX_ORDER_IDS
     return [Verb("order", name, {"ids": encoded[at : at + most]}, decode) for at in range(0, len(encoded), most)]
 
 

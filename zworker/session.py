@@ -11,7 +11,7 @@ from typing import Any
 
 from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, ZError
 from zclient.protocol import messages as m
-from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_RESULT_BYTES, MESSAGE_BYTES
+from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
@@ -219,7 +219,7 @@ class WorkerSession:
         ids: list[bytes] = []
         values: list[Any] = []
         current: tuple[Delivery | None, int] = (None, 0)
-        count = size = 0
+        acks = others = size = 0
         while settled:
             job, outcome, value = settled.popleft()
             if not job.unsettled:
@@ -235,10 +235,14 @@ class WorkerSession:
             values.append(value)
             if value.__class__ is bytes:
                 size += len(value)
-            count += 1
-            if count >= MAX_BATCH_JOBS or size >= MESSAGE_BYTES:
+            if outcome == m.Outcome.ACK:
+                acks += 1
+            else:
+                others += 1
+            if acks >= MAX_BATCH_JOBS or others >= MAX_ORDER_IDS or size >= MESSAGE_BYTES:
                 self._settle(groups, now)
-                groups, current, count, size = {}, (None, 0), 0, 0
+                groups, current = {}, (None, 0)
+                acks = others = size = 0
         if groups:
             self._settle(groups, now)
 

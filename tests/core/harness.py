@@ -19,7 +19,7 @@ from zbroker.core.state import Notice, Settings
 from zbroker.core.states import State
 from zbroker.storage.memory import MemoryStore
 from zclient.protocol import messages as m
-from zclient.protocol.limits import PROTOCOL_VERSION
+from zclient.protocol.limits import MAX_ORDER_IDS, PROTOCOL_VERSION
 from zclient.protocol.record import payload_of
 
 WALL = 1_700_000_000_000
@@ -114,6 +114,10 @@ class Peer:
         self, outcome: m.Outcome, fence: int, *ids: str, values: list[Any] | None = None
     ) -> list[tuple[int, bytes, str]]:
         """Settle jobs of one delivery; those that were refused, with the verdicts."""
+        if len(ids) > MAX_ORDER_IDS and outcome != m.Outcome.ACK:
+            first, rest = slice(MAX_ORDER_IDS), slice(MAX_ORDER_IDS, None)
+            refused = self.settle(outcome, fence, *ids[first], values=values and values[first])
+            return refused + self.settle(outcome, fence, *ids[rest], values=values and values[rest])
         number = self.next_number()
         settlement = m.Settlement(fence, outcome, [identifier.encode() for identifier in ids], values)
         self.send(m.Settle(number, [settlement]))

@@ -187,3 +187,47 @@ def _dead_of_losses() -> tuple[Bench, Peer]:
     crash_worker(bench, bench.worker("w", "q"))
     assert bench.counts("q") == {"dead": 1}
     return bench, producer
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("lanes", [0, 100])
+def test_jobs_behind_a_suspect_do_not_wait_for_it(lanes: int, restarted: bool) -> None:
+    bench = Bench(resident_lanes=lanes)
+    producer = bench.producer()
+    producer.put("q", "a", "b")
+    crash_worker(bench, bench.worker("first", "q", capacity=2))
+    producer.put("q", *(f"more{n}" for n in range(20)))
+    if restarted:
+        bench.crash()
+    one = bench.worker("one", "q", capacity=5)
+    held = one.jobs()
+    # A restart forgets which jobs are suspects until their turn comes; then they wait for an empty worker.
+    assert [identifier for identifier, _ in held] == ([f"more{n}" for n in range(5)] if restarted else ["a"])
+    two = bench.worker("two", "q", capacity=5)
+    assert two.ids() == (["a"] if restarted else ["b"])
+    three = bench.worker("three", "q", capacity=50)
+    assert three.ids() == (["b"] if restarted else [f"more{n}" for n in range(20)])
+    assert bench.core.wanted_in() > 0
+    bench.check()
+
+
+def test_suspects_do_not_wait_for_a_worker_that_is_wedged() -> None:
+    bench, producer = lost_once("suspect")
+    producer.order("pause", queue="q")
+    one, two = (bench.worker(name, "q", "r", capacity=2) for name in ("one", "two"))
+    producer.put("r", "1", "2")
+    held = {worker: worker.job() for worker in (one, two)}
+    producer.order("resume", queue="q")
+    (reserved,) = (worker for worker in (one, two) if _peer(bench, worker).reserved)
+    (other,) = {one, two} - {reserved}
+    for _ in range(8):
+        bench.advance(5_000)  # the reserved one renews nothing
+        other.send(m.Renew([held[other][1]]))
+    assert _peer(bench, reserved).wedged and _peer(bench, other).reserved
+    other.ack(held[other][1], held[other][0])
+    assert other.ids() in (["suspect"], [held[reserved][0]])
+    bench.check()
+
+
+def _peer(bench: Bench, worker: Peer) -> Any:
+    return bench.core.state.peers[worker.incarnation]

@@ -11,6 +11,7 @@ from tests.core.harness import Bench, Peer
 from zbroker.core import policy
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.states import State
+from zclient.protocol import limits
 from zclient.protocol import messages as m
 
 
@@ -20,7 +21,9 @@ def fail_until_dead(bench: Bench, worker: Peer) -> list[int]:
     for _ in range(100):
         for delivery in worker.take(m.Deliver):
             attempts += delivery.attempts
-            worker.nack(delivery.fence, *(identifier.decode() for identifier in delivery.ids), delay=0)
+            ids = [identifier.decode() for identifier in delivery.ids]
+            for start in range(0, len(ids), limits.MAX_ORDER_IDS):
+                worker.nack(delivery.fence, *ids[start : start + limits.MAX_ORDER_IDS], delay=0)
         if bench.counts("q").keys() <= {"dead"}:
             return attempts
     raise AssertionError("it never ends")

@@ -23,7 +23,7 @@ from tests.kill_loop.work import QUEUES, amount_of
 from tests.system.processes import Missing, eventually
 from zbroker.check import check_directory
 from zbroker.storage import StoreError
-from zclient import Client
+from zclient import Client, ZError
 
 WINDOW = 2000
 """Jobs that producers may be ahead of the effects: enough that there is always work, few enough to drain soon."""
@@ -281,7 +281,14 @@ class _Bout:
             raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
 
     def _what_is_left(self) -> str:
-        """What the broker still has, and the histories of jobs that should be done."""
+        """What the broker still has, the histories of jobs that should be done, and the ends of all logs."""
+        try:
+            told = self._left()
+        except ZError as error:
+            told = [f"the broker does not answer: {error!r}"]
+        return "\n".join([*told, *(f"{place.who}:\n{place.last_words()}" for place in self._places)])
+
+    def _left(self) -> list[str]:
         with Client(self._broker.endpoint) as client:
             ledger = read_ledger(self._folder, client, QUEUES, self._prefix)
             left = [status for queue in QUEUES for status in client.jobs(queue) if not status.is_over]
@@ -290,8 +297,7 @@ class _Bout:
             told += [history(status.id, ledger, self._kills), f"  {status}"]
         listed = {status.id for status in left}
         missing = [job for job in ledger.sent if job not in ledger.ends and job not in listed]
-        told += [history(job, ledger, self._kills) for job in missing[:TOLD_JOBS]]
-        return "\n".join([*told, *(f"{place.who}:\n{place.last_words()}" for place in self._places)])
+        return told + [history(job, ledger, self._kills) for job in missing[:TOLD_JOBS]]
 
     def _end(self, place: Program) -> None:
         code = place.end()

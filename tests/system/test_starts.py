@@ -72,7 +72,6 @@ def test_a_port_that_is_taken(system: System, tmp_path: Path) -> None:
     code, line = refused("--data", str(tmp_path / "other"), "--bind", broker.endpoint)
     assert code == 1
     assert broker.endpoint in line
-    assert "in use" in line
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:*", "tcp://*:*", "tcp://[::]:*"])

@@ -130,7 +130,7 @@ class Core:
                 state.tick.end(peer.route, end)
                 continue
             peer.watched.add(identifier)
-            state.watchers.setdefault(identifier, set()).add(peer)
+            state.watchers.setdefault(identifier, {})[peer] = None
             if end is not None:  # it may stand in the history that is still being read back
                 if not state.history.asked:
                     state.work(queries.watch_later(state))

@@ -172,7 +172,7 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
     if not queue.suspects:
         state.unreserve(queue)
         return
-    if not any(peer.reserved or peer.alone for peer in queue.workers):
+    if not any(peer.alone or (peer.reserved and not peer.wedged) for peer in queue.workers):
         able = [peer for peer in queue.workers if peer.capacity and not (peer.wedged or peer.congested_until)]
         if able:
             chosen = min(able, key=lambda peer: peer.unsettled)

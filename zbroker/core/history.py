@@ -159,7 +159,7 @@ def unwatch(state: State, peer: Peer, identifiers: list[bytes]) -> None:
         peer.watched.discard(identifier)
         watchers = state.watchers.get(identifier)
         if watchers is not None:
-            watchers.discard(peer)
+            watchers.pop(peer, None)
             if not watchers:
                 del state.watchers[identifier]
 

@@ -10,6 +10,8 @@ Order: the highest priority first; among the keys of one priority in turn; withi
 from collections import deque
 from heapq import heappop, heappush
 
+from sortedcontainers import SortedSet
+
 from zbroker import limits
 from zbroker.core import rows
 from zbroker.core.tick import Tick, View
@@ -79,6 +81,7 @@ class Ring:
         "_ranks",
         "_refused",
         "_view",
+        "aside",
         "complete",
         "explored",
         "floor",
@@ -104,6 +107,7 @@ class Ring:
         self._lanes: dict[Place, Lane] = {}
         self._levels: dict[int, deque[Lane]] = {}  # rank -> lanes in the order of their turns
         self._ranks: list[int] = []  # ranks that have lanes, sorted
+        self.aside = SortedSet()  # (rank, sequence, id) of entries that wait apart: their own rows are passed over
         self.complete = empty
         self.explored = b""
         self.scans = 0  # scans of the disk in this turn; whoever takes sets it back
@@ -366,10 +370,16 @@ class Ring:
         """Read the next blocks of the lane."""
         self.scans += 1
         rows_on_disk = self._view.scan("ready", lane.cursor, rows.beyond(lane.prefix))
-        for loaded, (key, value) in enumerate(rows_on_disk, 1):
+        loaded = 0
+        for key, value in rows_on_disk:
             ids = rows.unpack(value)
-            lane.blocks.append(Block(key, int.from_bytes(key[len(lane.prefix) :][:8], "big"), ids))
+            sequence = int.from_bytes(key[len(lane.prefix) :][:8], "big")
+            came_back = len(key) > len(lane.prefix) + 8
+            if came_back and (lane.place[0], sequence, ids[0]) in self.aside:
+                continue
+            lane.blocks.append(Block(key, sequence, ids))
             self._count(lane, len(ids))
+            loaded += 1
             if loaded == limits.LOAD_BLOCKS:
                 lane.cursor = key + b"\0"
                 return

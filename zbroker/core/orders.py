@@ -49,8 +49,8 @@ def id_of(arguments: dict[str, Any]) -> bytes:
 
 def ids_of(arguments: dict[str, Any]) -> list[bytes]:
     ids = arguments["ids"]
-    if type(ids) is not list or not ids or len(ids) > wire.MAX_BATCH_JOBS:
-        raise Refusal("invalid", f"ids is a list of 1 to {wire.MAX_BATCH_JOBS} ids")
+    if type(ids) is not list or not ids or len(ids) > wire.MAX_ORDER_IDS:
+        raise Refusal("invalid", f"ids is a list of 1 to {wire.MAX_ORDER_IDS} ids")
     return [id_of({"id": identifier}) for identifier in ids]
 
 

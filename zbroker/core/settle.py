@@ -6,6 +6,7 @@ from zbroker.core import history, leave, rows
 from zbroker.core.put import Refusal
 from zbroker.core.state import Delivery, Peer, State
 from zbroker.core.states import State as JobState
+from zclient.protocol import limits as wire
 from zclient.protocol.messages import Extend, Outcome, Settle, Settlement
 
 MAX_EXTENSION_MS = 24 * 3600 * 1000
@@ -14,6 +15,11 @@ MAX_EXTENSION_MS = 24 * 3600 * 1000
 
 def settle(state: State, message: Settle) -> list[tuple[int, bytes, str]]:
     """Apply the settlements that count; the others with a verdict: (fence, id, "lost" | "unknown" | "too_large")."""
+    acks = sum(len(one.ids) for one in message.settlements if one.outcome == Outcome.ACK)
+    others = sum(len(one.ids) for one in message.settlements) - acks
+    if acks > wire.MAX_BATCH_JOBS or others > wire.MAX_ORDER_IDS:
+        most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_ORDER_IDS}"
+        raise Refusal("batch_too_large", f"{acks} acks and {others} other settlements in one message; {most}")
     refused: list[tuple[int, bytes, str]] = []
     peers: dict[Peer, None] = {}
     for settlement in message.settlements:

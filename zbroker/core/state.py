@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sortedcontainers import SortedSet
-
 from zbroker import limits
 from zbroker.core import rows
 from zbroker.core.lanes import Budget, Place, Ring
@@ -185,7 +183,7 @@ class Queue:
         self.paused = False
         self.workers: dict[Peer, None] = {}
         self.free: dict[Peer, None] = {}  # workers with credit, in the order of their turns
-        self.suspects = SortedSet()  # (rank, sequence, id) of ready jobs that lost a worker before
+        self.suspects = ring.aside  # (rank, sequence, id) of ready jobs that lost a worker before
 
     def row(self) -> rows.QueueRow:
         jobs, totals = rows.counts_row(self.counts)
@@ -255,7 +253,7 @@ class State:
         self.budget = Budget(settings.resident_jobs, settings.resident_lanes)
         self.fresh: dict[bytes, bytes] = {}  # records of jobs that were never delivered
         self.fresh_bytes = 0
-        self.watchers: dict[bytes, set[Peer]] = {}
+        self.watchers: dict[bytes, dict[Peer, None]] = {}  # by job id; in an order that a seed repeats
         self.hot: dict[Queue, None] = {}  # queues that dispatch should look at
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write

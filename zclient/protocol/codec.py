@@ -118,6 +118,9 @@ _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
 
 # ---- decoding
 
+_NUMBERED = frozenset(_COMMANDS[kind] for kind in (m.Put, m.Settle, m.Extend, m.Ask, m.Order))
+"""Commands whose first field is the number that an answer names."""
+
 
 def decode(frames: Sequence[bytes]) -> m.Message:
     """The message in these frames; `MalformedMessage` for whatever is not one."""
@@ -125,7 +128,7 @@ def decode(frames: Sequence[bytes]) -> m.Message:
     try:
         fields = msgpack.unpackb(frames[0], strict_map_key=False)
         command = fields[0]
-        if len(fields) > 1 and type(fields[1]) is int:
+        if command in _NUMBERED and type(fields[1]) is int and 0 <= fields[1] < 1 << 53:
             number = fields[1]
         decoder = _DECODERS.get(command)
         if decoder is None:

@@ -26,7 +26,10 @@ MAX_FRAMES = 2048
 """Frames in one message: the body, and at most one for each job of the largest batch, with room."""
 
 MAX_BATCH_JOBS = 1000
-"""Jobs in one PUT, ids in one order: what a turn can carry without holding up the others."""
+"""Jobs in one PUT or SETTLE, ids in one WATCH: what a turn can carry without holding up the others."""
+
+MAX_ORDER_IDS = 250
+"""Ids in one ORDER, and jobs in one SETTLE that end in another way than ack: each costs the broker several rows."""
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """Payload bytes in one PUT."""
