@@ -114,6 +114,9 @@ class Exact(RuleBasedStateMachine):
             assert self.rows.ready() == []
 
 
+FEW_PLACES: list[Place] = [(95, b""), (100, b""), (100, b"a"), (100, b"b")]
+
+
 class Tight(RuleBasedStateMachine):
     """With room for little, and restarts: what is promised whatever comes from disk."""
 
@@ -144,7 +147,7 @@ class Tight(RuleBasedStateMachine):
         window, jobs, lanes = self.settings
         return Ring("q", self.rows.view, Budget(jobs, lanes), empty=empty, floor=self.floor, window=window)
 
-    @rule(place=st.sampled_from(PLACES), jobs=st.integers(1, 7))
+    @rule(place=st.sampled_from(FEW_PLACES), jobs=st.integers(1, 7))
     def add(self, place: Place, jobs: int) -> None:
         ids = [b"%d" % n for n in range(self.next, self.next + jobs)]
         self.ring.add(place, self.next, ids, self.rows.tick)
@@ -168,6 +171,13 @@ class Tight(RuleBasedStateMachine):
     @rule(want=st.integers(1, 9))
     def take(self, want: int) -> None:
         self._take(want)
+
+    @rule(want=st.integers(1, 4))
+    def take_and_put_back(self, want: int) -> None:
+        for place, sequence, identifier in self._take(want):
+            del self.away[identifier]
+            self.ring.put_back(place, sequence, identifier, self.rows.tick)
+            self.waiting[identifier] = (place, sequence)
 
     @rule()
     def take_all(self) -> None:
@@ -217,7 +227,7 @@ class Tight(RuleBasedStateMachine):
 
 Exact.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 Tight.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=400, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestExact = Exact.TestCase
 TestTight = Tight.TestCase

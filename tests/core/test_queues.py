@@ -37,9 +37,17 @@ def test_a_purge_voids_at_once_and_sweeps_in_slices() -> None:
     assert producer.value_of(number) == {"purged": 4000}
     assert bench.counts("q") == {}
     assert rows_of(bench)["jobs"] > 1500, "the rows go in slices"
+    worker = Peer(bench, "w", ("q",), 9)
+    worker.route = bench.new_route(worker)
+    hello = m.Hello(1, worker.incarnation, "w", 9, ["q"], [], 0, {})
+    number = producer.next_number()
+    put = m.Put(number, number, [m.Group("q", {}, [b"new"], [b""])])
+    bench.turn([(worker.route, hello), (producer.route, put)])
+    assert worker.ids() == ["new"]
+    worker.send(m.Goodbye())
     for identifier in (b"00000", b"03999"):
         assert producer.refused(m.Ask(99, "show", {"id": identifier})).code == "not_found"
-    bench.settle_down()
+    producer.order("cancel", id=b"new")
     assert rows_of(bench) == {}
     assert bench.told("purge finished") == [{"queue": "q"}]
     bench.check()

@@ -167,6 +167,21 @@ def test_replay_begins_anew_at_the_end_of_the_lane() -> None:
     bench.check()
 
 
+def test_a_replayed_job_has_left_its_old_place_even_after_a_restart() -> None:
+    bench = Bench(policy={"max_attempts": 1})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", "b", "c")
+    fence = worker.job()[1]
+    worker.send(m.Capacity(0))
+    worker.nack(fence, "a")
+    producer.order("replay", ids=[b"a"])
+    bench.crash()
+    worker.capacity = 5
+    worker.connect()
+    assert worker.ids() == ["b", "c", "a"]
+    bench.check()
+
+
 def test_replay_of_some_is_all_or_none() -> None:
     bench, producer = dead("a", "b")
     producer.put("q", "c")

@@ -132,6 +132,20 @@ def test_a_settlement_of_a_lost_lease_is_refused_while_others_of_it_count() -> N
     bench.check()
 
 
+@pytest.mark.parametrize("outcome", m.Outcome)
+def test_an_old_fence_does_not_count_while_its_neighbours_still_run(outcome: m.Outcome) -> None:
+    bench, _, worker, fence = leased("a", "b")
+    worker.release(fence, "a")
+    identifier, newer = worker.job()
+    assert identifier == "a" and newer > fence
+    values = [5000] if outcome is m.Outcome.SNOOZE else None
+    refused = worker.settle(outcome, fence, "a", values=values)
+    assert refused == ([] if outcome is m.Outcome.RELEASE else [(fence, b"a", "lost")])
+    assert bench.counts("q") == {"leased": 2}
+    assert worker.ack(newer, "a") == worker.ack(fence, "b") == []
+    bench.check()
+
+
 def _fences(bench: Bench, name: str) -> set[int]:
     return {fence for peer in bench.core.state.peers.values() if peer.name == name for fence in peer.deliveries}
 

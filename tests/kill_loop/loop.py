@@ -53,7 +53,7 @@ TOLD_JOBS = 5
 """Jobs whose history a report tells."""
 
 OPTIONS = (
-    *("--grace", "200ms", "--return-time", "2s", "--lease", "2s", "--backoff-min", "10ms", "--backoff-max", "100ms"),
+    *("--grace", "200ms", "--return-time", "3s", "--lease", "2s", "--backoff-min", "10ms", "--backoff-max", "100ms"),
     *("--max-attempts", "10000", "--poison-losses", "1000"),  # no job dies of what is done to it here
 )
 

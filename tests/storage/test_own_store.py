@@ -76,5 +76,5 @@ def test_where_it_is_not_installed_its_name_is_said(tmp_path: Path, environment:
     data = str(tmp_path / "data")
     program = "import sys, pathlib, zbroker.storage as s; s.open_store('journal', pathlib.Path(sys.argv[1])).close()"
     output(environment, "-c", program, data)
-    said = output(dict(os.environ), "-m", "zbroker", "check", data, code=6)
+    said = output(dict(os.environ), "-m", "zbroker", "check", data, code=2)
     assert "there is no store 'journal'" in said

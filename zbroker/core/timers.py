@@ -69,6 +69,9 @@ def expire_leases(state: State) -> None:
         delivery = state.deliveries.get(fence)
         if delivery is None:
             continue
+        if not delivery.peer.seen:
+            # It is not back since the start of the broker: its time to return decides, and that burns no attempt.
+            delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
         if delivery.deadline > state.now:
             heappush(heap, (delivery.deadline, fence))
             continue
