@@ -43,11 +43,12 @@ def test_a_purge_voids_at_once_and_sweeps_in_slices() -> None:
     number = producer.next_number()
     put = m.Put(number, number, [m.Group("q", {}, [b"new"], [b""])])
     bench.turn([(worker.route, hello), (producer.route, put)])
-    assert worker.ids() == ["new"]
-    worker.send(m.Goodbye())
+    identifier, fence = worker.job()
+    assert identifier == "new"
+    worker.ack(fence, "new")
     for identifier in (b"00000", b"03999"):
         assert producer.refused(m.Ask(99, "show", {"id": identifier})).code == "not_found"
-    producer.order("cancel", id=b"new")
+    bench.settle_down()
     assert rows_of(bench) == {}
     assert bench.told("purge finished") == [{"queue": "q"}]
     bench.check()
