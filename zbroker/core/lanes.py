@@ -51,7 +51,7 @@ class Block:
 class Lane:
     """The window of one (priority, key)."""
 
-    __slots__ = ("blocks", "cursor", "jobs", "more", "place", "prefix", "returned")
+    __slots__ = ("blocks", "cursor", "jobs", "more", "place", "prefix", "reach", "returned")
 
     def __init__(self, queue: str, place: Place, floor: int, *, more: bool) -> None:
         self.place = place
@@ -61,6 +61,7 @@ class Lane:
         self.jobs = 0  # entries in blocks and returned
         self.more = more  # whether rows on disk may lie behind the window
         self.cursor = self.prefix + rows.number8(floor)  # from this key on, rows are not in the window
+        self.reach = 0  # the sequence behind the last in a block that was read: the cursor only passed its first
 
 
 class Ring:
@@ -79,7 +80,6 @@ class Ring:
         "_parked",
         "_queue",
         "_ranks",
-        "_refused",
         "_view",
         "aside",
         "complete",
@@ -112,8 +112,7 @@ class Ring:
         self.explored = b""
         self.scans = 0  # scans of the disk in this turn; whoever takes sets it back
         self._parked: int | None = None  # the walk waits before this rank until memory has no better one
-        self._refused = False  # a lane found on this walk had no room in memory
-        self._left: int | None = None  # the best rank of such lanes that the walk left entries in
+        self._left: int | None = None  # the best rank of lanes without room in memory that the walk left entries in
         self._owed = 0  # turns of lanes in memory before the walk goes on
 
     # ---- entries in
@@ -143,7 +142,7 @@ class Ring:
         key = rows.lane_prefix(self._queue, *place) + rows.number8(sequence) + rows.RETURNED
         tick.put_ready(key, rows.pack([identifier]))
         lane = self._lane(place)
-        if lane is None or (lane.more and key >= lane.cursor and not self._in_window(lane, sequence)):
+        if lane is None or (lane.more and key >= lane.cursor and sequence >= lane.reach):
             return  # it will be read from disk in its turn
         if self._has_room(lane, 1):
             heappush(lane.returned, (sequence, identifier))
@@ -232,11 +231,6 @@ class Ring:
         self._left = rank if self._left is None else min(rank, self._left)
 
     @staticmethod
-    def _in_window(lane: Lane, sequence: int) -> bool:
-        """Whether the sequence lies before the end of the last block in memory, which the cursor only begins behind."""
-        return bool(lane.blocks) and sequence < lane.blocks[-1].first + len(lane.blocks[-1].ids)
-
-    @staticmethod
     def _head(block: Block) -> int:
         return block.first + block.taken
 
@@ -257,7 +251,6 @@ class Ring:
             return lane
         if self._budget.lanes >= self._budget.max_lanes:
             self.complete = False
-            self._refused = True
             if rows.lane_prefix(self._queue, *place) < self.explored:
                 self._start_walk()  # a lane of a better rank must not wait until the walk comes round
             return None
@@ -303,8 +296,7 @@ class Ring:
         prefix = rows.queue_prefix(self._queue)
         end = rows.beyond(prefix)
         skipped = 0
-        walks = 2 if best is None else 1  # where memory knows of none, the walk starts once more from the front
-        while walks:
+        while True:
             self.scans += 1
             row = next(self._view.scan("ready", self.explored or prefix, end), None)
             left = self._left
@@ -316,11 +308,9 @@ class Ring:
                     return None
                 continue
             if row is None:
-                self._end_walk()
-                if self.complete:
-                    return None
-                walks -= 1
-                continue
+                self.complete = True  # every lane was met: it is in memory, or nothing is left in it
+                self._start_walk()
+                return None
             rank, key, _, _ = rows.split_ready_key(self._queue, row[0])
             if best is not None and rank > best.place[0]:
                 self._parked = rank
@@ -336,23 +326,14 @@ class Ring:
             lane = Lane(self._queue, place, self.floor, more=True)
             if self._budget.lanes < self._budget.max_lanes:
                 self._admit(lane)
-                level = self._levels[rank]
-                level.rotate(1)  # found lanes have their first turn at once
-                return lane
-            self._refused = True
+                self._levels[rank].rotate(1)  # found lanes have their first turn at once
             return lane
-        return None
 
     def _start_walk(self) -> None:
         self.explored = b""
         self._parked = None
-        self._refused = False
         self._left = None
         self._owed = 0
-
-    def _end_walk(self) -> None:
-        self.complete = not self._refused
-        self._start_walk()
 
     # ---- windows
 
@@ -365,6 +346,7 @@ class Ring:
         lane.returned.clear()
         lane.more = True
         lane.cursor = lane.prefix + rows.number8(self.floor)
+        lane.reach = 0
 
     def _load(self, lane: Lane) -> None:
         """Read the next blocks of the lane."""
@@ -378,6 +360,7 @@ class Ring:
             if came_back and (lane.place[0], sequence, ids[0]) in self.aside:
                 continue
             lane.blocks.append(Block(key, sequence, ids))
+            lane.reach = max(lane.reach, sequence + len(ids))
             self._count(lane, len(ids))
             loaded += 1
             if loaded == limits.LOAD_BLOCKS:
