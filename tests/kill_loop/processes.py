@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ END_S = 60
 """How long a process may take to end when it is told to."""
 
 
-class Place:
+class Place(ABC):
     """A name, and the process that has it now: ``who`` is that one process."""
 
     def __init__(self, name: str, log: Path, kills: list[Kill]) -> None:
@@ -90,8 +91,9 @@ class Place:
             if pipe is not None:
                 pipe.close()
 
+    @abstractmethod
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
-        raise NotImplementedError
+        """Start the process; its stderr goes to ``log``."""
 
 
 class Broker(Place):
