@@ -102,6 +102,7 @@ class Server:
         """Receive, decide, commit, send; until stopped. Raises what the store raises: then the process must end."""
         engine, core = self._engine, self._core
         now = _monotonic_ms()
+        core.serving(now)
         commit_ms = 0.0
         worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
         while not self._is_over(now):

@@ -316,3 +316,16 @@ def test_a_wish_to_cancel_outlives_a_restart() -> None:
     worker.nack(fence, "a")
     assert producer.ask("show", id=b"a")["state"] == "cancelled"
     bench.check()
+
+
+def test_what_opening_took_is_not_taken_from_those_who_come_back() -> None:
+    bench = Bench()
+    bench.producer("p").put("q", "a")
+    bench.worker("w", "q").job()
+    bench.crash()
+    core = bench.core
+    core.serving(bench.now + 60_000)
+    core.begin(bench.wall, bench.now + 60_000 + 4_900)
+    tick = core.finish(drained=True)
+    core.committed(tick)
+    assert core.leased == 1, "five seconds to come back, from the moment on from which that is possible"

@@ -47,6 +47,10 @@ class Core:
         self._next_sweep = wall + SWEEP_MS
         return self.finish(drained=True)
 
+    def serving(self, now: int) -> None:
+        """Opening is over. What it took counts for nobody: workers have their time to come back from now on."""
+        self._shift = now - self.state.now
+
     # ---- a turn
 
     def begin(self, wall: int, now: int) -> None:
