@@ -16,9 +16,6 @@ from zbroker.config import SETTINGS, load_config, shown
 from zclient.cli.common import VerbGroup, json_option, settings, version_option
 from zclient.cli.output import print_json, print_table
 
-EXIT_STORE = 6
-"""The broker could not open or keep its data; the table of exit codes is in ``docs/commands.md``."""
-
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 

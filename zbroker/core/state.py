@@ -75,7 +75,6 @@ class Peer:
     __slots__ = (
         "alone",
         "capacity",
-        "closing",
         "congested_until",
         "deliveries",
         "grace_until",
@@ -113,7 +112,6 @@ class Peer:
         self.watched: set[bytes] = set()
         self.producer: Producer | None = None
         self.info: dict[str, Any] = {}
-        self.closing = False
 
     @property
     def credit(self) -> int:
