@@ -25,6 +25,7 @@ _COMMANDS: dict[type, int] = {
     m.Unwatch: 9,
     m.Ask: 10,
     m.Order: 11,
+    m.Progress: 12,
     m.Welcome: 64,
     m.Who: 65,
     m.Ok: 66,
@@ -36,6 +37,7 @@ _COMMANDS: dict[type, int] = {
     m.Lost: 72,
     m.Cancel: 73,
     m.Closing: 74,
+    m.Changed: 75,
 }
 
 
@@ -221,7 +223,9 @@ def _settlement(fields: Any, frames: Sequence[bytes]) -> m.Settlement:
         elif outcome == m.Outcome.SNOOZE:
             for value in values:
                 _number(value, "a snooze")
-        elif outcome != m.Outcome.RELEASE:
+        elif outcome == m.Outcome.RELEASE:
+            _need(set(map(type, values)) <= {bool, type(None)}, "a release says whether the job was never started")
+        else:
             _list_of(values, dict, "errors", limits.MAX_CAPACITY)
     _need(values is not None or outcome != m.Outcome.SNOOZE, "a snooze says how long")
     return m.Settlement(fence, outcome, ids, values)
@@ -239,7 +243,7 @@ def _held(fields: Any) -> m.Held:
 
 
 def _decode_hello(fields: Any, frames: Sequence[bytes]) -> m.Hello:
-    _, version, incarnation, name, capacity, queues, held, resend_below, info = fields
+    _, version, incarnation, name, capacity, queues, held, resend_below, info, tasks = fields
     _need(
         type(incarnation) is bytes and len(incarnation) == limits.INCARNATION_BYTES,
         f"an incarnation is {limits.INCARNATION_BYTES} bytes",
@@ -248,6 +252,9 @@ def _decode_hello(fields: Any, frames: Sequence[bytes]) -> m.Hello:
     _need(_number(capacity, "capacity") <= limits.MAX_CAPACITY, f"capacity is at most {limits.MAX_CAPACITY}")
     _list_of(queues, str, "queues", limits.MAX_QUEUES_PER_PEER)
     _need(len(msgpack.packb(_typed(info, dict, "info"))) <= limits.MAX_HEADERS_BYTES, "info is too long")
+    for options in _typed(tasks, dict, "tasks").values():
+        _typed(options, dict, "a task's options")
+    _need(len(tasks) <= limits.MAX_QUEUES_PER_PEER, "there are more tasks than queues may be served")
     return m.Hello(
         _number(version, "version"),
         incarnation,
@@ -257,6 +264,7 @@ def _decode_hello(fields: Any, frames: Sequence[bytes]) -> m.Hello:
         [_held(item) for item in _typed(held, list, "held")],
         _number(resend_below, "resend_below"),
         info,
+        tasks,
     )
 
 
@@ -277,6 +285,20 @@ def _decode_extend(fields: Any, frames: Sequence[bytes]) -> m.Extend:
         _ids([identifier])[0],
         _number(duration_ms, "duration"),
     )
+
+
+def _decode_watch(fields: Any, frames: Sequence[bytes]) -> m.Watch:
+    _, ids, changes = fields
+    return m.Watch(_ids(ids, limits.MAX_BATCH_JOBS), _typed(changes, bool, "changes"))
+
+
+def _decode_progress(fields: Any, frames: Sequence[bytes]) -> m.Progress:
+    entries = []
+    for fence, identifier, fraction, text in _list_of(fields[1], list, "entries", limits.MAX_ORDER_IDS):
+        _need(fraction is None or (type(fraction) in (int, float) and 0 <= fraction <= 1), "a fraction is from 0 to 1")
+        _need(len(_typed(text, str, "text")) <= limits.MAX_PROGRESS_CHARS, "the text is too long")
+        entries.append((_number(fence, "fence"), _ids([identifier])[0], fraction, text))
+    return m.Progress(entries)
 
 
 def _decode_ask(fields: Any, frames: Sequence[bytes]) -> m.Ask:
@@ -362,10 +384,11 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     5: _decode_renew,
     6: _decode_capacity,
     7: _decode_extend,
-    8: lambda fields, frames: m.Watch(_ids(fields[1], limits.MAX_BATCH_JOBS)),
+    8: _decode_watch,
     9: lambda fields, frames: m.Unwatch(_ids(fields[1], limits.MAX_BATCH_JOBS)),
     10: _decode_ask,
     11: _decode_order,
+    12: _decode_progress,
     64: _decode_welcome,
     65: lambda fields, frames: m.Who(),
     66: lambda fields, frames: m.Ok(_list_of(fields[1], int, "numbers", 1 << 20)),
@@ -377,4 +400,5 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     72: _decode_lost,
     73: lambda fields, frames: m.Cancel(_number(fields[1], "fence"), _ids(fields[2])),
     74: lambda fields, frames: m.Closing(_typed(fields[1], str, "reason")),
+    75: lambda fields, frames: m.Changed(_list_of(fields[1], dict, "jobs", limits.MAX_CAPACITY)),
 }

@@ -66,6 +66,9 @@ MAX_ERROR_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 """The traceback of such an error; its end is kept, since that is where the cause stands."""
 
+MAX_PROGRESS_CHARS = 500
+"""The text of a job's progress; longer ones are cut by the worker."""
+
 MAX_PAGE = 1000
 """Rows in one answer to a listing."""
 

@@ -14,7 +14,7 @@ class Outcome(IntEnum):
     ACK = 1  # done; value: the encoded result, or None
     NACK = 2  # failed, retry; value: an error map, which may carry "delay" in ms
     REJECT = 3  # failed, don't retry; value: an error map
-    RELEASE = 4  # given back, no attempt burnt; value: None
+    RELEASE = 4  # given back, no attempt burnt; value: None, or True if the job was never started
     SNOOZE = 5  # given back until a time, no attempt burnt; value: ms from now
 
 
@@ -56,6 +56,7 @@ class Hello(NamedTuple):
     held: list[Held]
     resend_below: int  # batch numbers below this were sent before to a broker that confirmed some; else 0
     info: dict[str, Any]  # host, pid, versions: shown to people, never decided on
+    tasks: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (nobody changes it): queue -> options of the worker's task
 
 
 class Goodbye(NamedTuple):
@@ -90,10 +91,17 @@ class Extend(NamedTuple):
 
 class Watch(NamedTuple):
     ids: list[bytes]
+    changes: bool = False  # told of each change on the way as well, not of the end alone
 
 
 class Unwatch(NamedTuple):
     ids: list[bytes]
+
+
+class Progress(NamedTuple):
+    """How far running jobs are: fence, id, fraction from 0 to 1 or None, a text. The latest one counts."""
+
+    entries: list[tuple[int, bytes, float | None, str]]
 
 
 class Ask(NamedTuple):
@@ -160,6 +168,12 @@ class Finished(NamedTuple):
     ends: list[tuple[bytes, str, bytes | None, dict[str, Any] | None]]
 
 
+class Changed(NamedTuple):
+    """Jobs whose changes the peer watches, as they are now: maps as `show` tells them, without payload and result."""
+
+    jobs: list[dict[str, Any]]
+
+
 class Ping(NamedTuple):
     pass
 
@@ -194,6 +208,7 @@ Message = (
     | Extend
     | Watch
     | Unwatch
+    | Progress
     | Ask
     | Order
     | Welcome
@@ -203,6 +218,7 @@ Message = (
     | Failure
     | Deliver
     | Finished
+    | Changed
     | Ping
     | Lost
     | Cancel

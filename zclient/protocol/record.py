@@ -2,7 +2,8 @@
 
 Layout, big-endian: header length (2 bytes), header (msgpack), sequence (8 bytes), payload (to the end).
 The header is shared by all jobs of one `Group`, so it is encoded once a group and decoded once a group; the payload is
-never opened on the way. A payload of `LARGE_BYTES` or more lies in a row of its own and the header says so.
+never opened on the way. A payload of `LARGE_BYTES` or more lies in a row of its own and the header says so; in its
+place the record then has its length (8 bytes).
 """
 
 from functools import lru_cache
@@ -20,6 +21,7 @@ class Header(NamedTuple):
     created_ms: int  # wall clock of the broker, Unix milliseconds
     options: dict[str, Any]
     external: bool  # the payload is not in the record
+    expires_ms: int = 0  # wall clock: when it is too late to begin it; 0: never
 
 
 def encode_header(header: Header) -> bytes:
@@ -30,8 +32,7 @@ def encode_header(header: Header) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _decode_header(encoded: bytes) -> Header:
-    queue, created_ms, options, external = msgpack.unpackb(encoded)
-    return Header(queue, created_ms, options, external)
+    return Header(*msgpack.unpackb(encoded))
 
 
 def header_of(record: bytes) -> Header:
@@ -46,5 +47,10 @@ def sequence_of(record: bytes) -> int:
 
 
 def payload_of(record: bytes) -> bytes:
-    """The encoded payload that the record carries; empty if it is external."""
+    """The encoded payload that the record carries, or the length of an external one."""
     return record[2 + int.from_bytes(record[:2], "big") + SEQUENCE_BYTES :]
+
+
+def stored_bytes(record: bytes) -> int:
+    """What the job takes on disk: its record, and its payload if that is external."""
+    return len(record) + int.from_bytes(payload_of(record), "big") if header_of(record).external else len(record)
