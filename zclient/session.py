@@ -48,8 +48,9 @@ _HELLO, _CAPACITY = "hello", "capacity"
 class Session:
     """One incarnation's side of the conversation; see the module for what it promises.
 
-    ``held`` tells what a worker holds at the moment of a HELLO. ``one_broker`` refuses a broker whose id differs from
-    the first one met: a peer with several endpoints must.
+    ``held`` tells what a worker holds at the moment of a HELLO; ``tasks`` maps a queue to what its task says of its
+    jobs, in options of the wire. ``one_broker`` refuses a broker whose id differs from the first one met: a peer with
+    several endpoints must.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Session:
         capacity: int = 0,
         queues: Sequence[str] = (),
         held: Callable[[], list[m.Held]] | None = None,
+        tasks: dict[str, dict[str, Any]] | None = None,
         one_broker: bool = False,
     ) -> None:
         self.incarnation = incarnation
@@ -68,6 +70,7 @@ class Session:
         self.info = info
         self.capacity = capacity
         self.queues = list(queues)
+        self.tasks = tasks or {}
         self.one_broker = one_broker
         self.where = "the broker"
         """Where the link looks for the broker, for messages to people."""
@@ -365,6 +368,7 @@ class Session:
             self._held(),
             self._numbers.next if self._confirmed else 0,
             self.info,
+            self.tasks,
         )
 
     # ---- in
