@@ -212,6 +212,11 @@ class Session:
         if fences and self._welcomed:
             self._control.append(encode(m.Renew(fences)))
 
+    def progress(self, entries: list[tuple[int, bytes, float | None, str]]) -> None:
+        """Tell how far jobs are (fence, id, fraction, text), at most 250 a call. Nothing without a connection."""
+        if self._welcomed:
+            self._control.append(encode(m.Progress(entries)))
+
     def set_capacity(self, capacity: int) -> None:
         """How many jobs this worker takes at once from now on; 0 pauses it."""
         self.capacity = capacity
