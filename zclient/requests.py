@@ -6,14 +6,15 @@ from typing import Any
 from zclient.errors import ZError
 from zclient.protocol import messages as m
 
-PUT, SETTLE, EXTEND, ASK, ORDER, WATCH = "put", "settle", "extend", "ask", "order", "watch"
+PUT, SETTLE, EXTEND, ASK, ORDER = "put", "settle", "extend", "ask", "order"
+WATCH, CHANGE = "watch", "change"
 
 
 class Request:
     """What a caller waits for: made by a `Session`, ended once, with a value or an error.
 
-    ``number`` is 0 until the message is first handed to the link; a `WATCH` never has one. ``sent`` tells whether the
-    message ever left this process: it decides between "not reached" and "outcome unknown".
+    ``number`` is 0 until the message is first handed to the link; a `WATCH` and a `CHANGE` never have one. ``sent``
+    tells whether the message ever left this process: it decides between "not reached" and "outcome unknown".
     """
 
     __slots__ = (

@@ -9,7 +9,6 @@ how much is in flight.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from zclient.errors import (
@@ -26,6 +25,7 @@ from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
 from zclient.requests import ASK, EXTEND, ORDER, PUT, SETTLE, WATCH, Numbers, Request
+from zclient.watches import Follower, Watches
 
 TICK_MS = 1000
 """`Session.tick` looks at what is overdue this often; a link waits no longer than this between two passes."""
@@ -86,8 +86,7 @@ class Session:
         self._confirmed = False
         self._numbers = Numbers()
         self._waiting: deque[Request] = deque()
-        self._watches: dict[bytes, Request] = {}
-        self._watch_due: dict[bytes, None] = {}
+        self._watches = Watches()
         self._control: deque[list[bytes]] = deque()
         self._handed: list[Any] = []
         self._connected = False
@@ -125,7 +124,7 @@ class Session:
             return self._connected
         if not self._welcomed:
             return False
-        return bool(self._control or self._waiting or self._watch_due or self.capacity != self._capacity_told)
+        return bool(self._control or self._waiting or self._watches.pending or self.capacity != self._capacity_told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -170,9 +169,7 @@ class Session:
                 and (request.last_sent_ms < self._overtaken_ms or now - self._answered_ms >= ASK_AGAIN_MS)
             ):
                 self._queue(request)
-        for identifier, watch in self._watches.items():
-            if now - watch.last_sent_ms >= WATCH_AGAIN_MS:
-                self._watch_due[identifier] = None
+        self._watches.say_again(now - WATCH_AGAIN_MS)
 
     # ---- what the owner asks for
 
@@ -198,13 +195,11 @@ class Session:
 
     def watch(self, identifier: bytes) -> Request:
         """Learn how a job ends: ``(state, encoded result or None, cause map or None)``. All its waiters share it."""
-        request = self._watches.get(identifier)
-        if request is not None:
-            request.waiters += 1
-            return request
-        request = self._watches[identifier] = Request(WATCH, (identifier,))
-        self._watch_due[identifier] = None
-        return request
+        return self._watches.watch(identifier)
+
+    def follow(self, identifier: bytes) -> Follower:
+        """Learn of a job's changes as well. Whoever follows it must `Follower.leave` it."""
+        return self._watches.follow(identifier)
 
     def renew(self, fences: Iterable[int]) -> None:
         """Let the leases of these deliveries run anew. Nothing without a connection: HELLO names what is held."""
@@ -237,7 +232,8 @@ class Session:
         if request.done:
             return
         if request.kind is WATCH:
-            self._unwatch(request)
+            if self._watches.leave(request):
+                self._unwatch(request)
             return
         self._numbers.unanswered.pop(request.number, None)
         if not request.sent:
@@ -253,11 +249,9 @@ class Session:
 
     def fail_all(self, error: ZError) -> None:
         """End everything that is open with this error; for an owner that closes."""
-        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *self._watches.values()]
+        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *self._watches.clear()]
         self._numbers.unanswered.clear()
         self._waiting.clear()
-        self._watches.clear()
-        self._watch_due.clear()
         for request in open_requests:
             request.finish(None, error)
 
@@ -270,15 +264,8 @@ class Session:
         return request
 
     def _unwatch(self, request: Request) -> None:
-        request.waiters -= 1
-        if request.waiters > 0:
-            return
-        identifier = request.body[0]
-        self._watches.pop(identifier, None)
-        if identifier in self._watch_due:
-            del self._watch_due[identifier]
-        elif self._welcomed:
-            self._control.append(encode(m.Unwatch([identifier])))
+        if request.sent and self._welcomed:
+            self._control.append(encode(m.Unwatch([request.body[0]])))
         request.finish(None, None if request.sent else self.unreachable())
 
     # ---- out
@@ -288,6 +275,8 @@ class Session:
         frames: list[list[bytes]] = []
         handed: list[Any] = []
         self._handed = handed
+        for request in self._watches.left():
+            self._unwatch(request)
         if self.hello_due:
             handed.append(_HELLO)
             frames.append(encode(self._hello(now)))
@@ -300,13 +289,11 @@ class Session:
             self._capacity_told = self.capacity
             handed.append(_CAPACITY)
             frames.append(encode(m.Capacity(self.capacity)))
-        while self._watch_due:
-            ids = list(islice(self._watch_due, limits.MAX_BATCH_JOBS))
-            for identifier in ids:
-                del self._watch_due[identifier]
-                self._sending(self._watches[identifier], now)
-            handed.append(tuple(ids))
-            frames.append(encode(m.Watch(ids)))
+        for watch, requests in self._watches.due():
+            for request in requests:
+                self._sending(request, now)
+            handed.append(tuple(watch.ids))
+            frames.append(encode(watch))
         waiting = self._waiting
         while waiting and len(frames) < most:
             request = waiting.popleft()
@@ -331,10 +318,7 @@ class Session:
             elif isinstance(entry, Request):
                 self._unsend(entry)
             elif isinstance(entry, tuple):
-                back = dict.fromkeys(identifier for identifier in entry if identifier in self._watches)
-                for identifier in back:
-                    self._watches[identifier].sends -= 1
-                self._watch_due = back | self._watch_due
+                self._watches.unsaid(entry)
             else:
                 self._control.appendleft(entry)
         self._handed = []
@@ -408,7 +392,7 @@ class Session:
         self.limits = welcome.limits
         probe_ms = welcome.limits.get("probe_ms", limits.PROBE_INTERVAL_MS)
         self._silence_ms = _SILENT_PROBES * max(int(probe_ms), 1)
-        self.refusal = None
+        self.refusal = self._watches.refusal = None
         self._hellos = max(self._hellos - 1, 0)
         if self._hellos == 0 and not self._hello_due:
             self._welcomed = True
@@ -425,7 +409,7 @@ class Session:
             else:
                 self._queue(request)
         self._waiting.extend(fresh)
-        self._watch_due = dict.fromkeys(self._watches)
+        self._watches.say_again()
 
     def _on_who(self, who: m.Who, now: float) -> bool:
         # One WHO comes for every message that was dropped; the HELLO under way answers them all.
@@ -460,6 +444,7 @@ class Session:
         self._hello_ms = now - self._silence_ms
         self.refusal = error
         if isinstance(error, UnsupportedVersion):
+            self._watches.refusal = error
             self.fail_all(error)
 
     def _end(self, number: int, value: Any, error: ZError | None, now: float) -> None:
@@ -478,10 +463,17 @@ class Session:
 
     def _on_finished(self, finished: m.Finished, now: float) -> bool:
         for identifier, state, result, cause in finished.ends:
-            request = self._watches.pop(identifier, None)
+            request = self._watches.ended(identifier)
             if request is not None:
-                self._watch_due.pop(identifier, None)
                 request.finish((state, result, cause))
+        return False
+
+    def _on_changed(self, changed: m.Changed, now: float) -> bool:
+        for row in changed.jobs:
+            try:
+                self._watches.changed(row)
+            except (KeyError, TypeError) as error:
+                self._fault(f"a change of no job: {type(error).__name__} {error}")
         return False
 
     def _for_owner(self, message: m.Message, now: float) -> bool:
@@ -495,6 +487,7 @@ _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Answer: Session._on_answer,
     m.Failure: Session._on_failure,
     m.Finished: Session._on_finished,
+    m.Changed: Session._on_changed,
     m.Deliver: Session._for_owner,
     m.Ping: Session._for_owner,
     m.Lost: Session._for_owner,
