@@ -47,8 +47,9 @@ def together(*roles: Callable[[Connection], None]) -> list[Any]:
     processes = []
     for role in roles:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=role, args=(theirs,))
+        process = SPAWN.Process(target=role, args=(theirs,), daemon=True)  # if another one fails, all end with us
         process.start()
+        theirs.close()  # so that the end of the role is the end of its pipe, and nobody waits for it any more
         pipes.append(ours)
         processes.append(process)
     for pipe in pipes:

@@ -42,9 +42,10 @@ class BrokerProcess:
         return time.monotonic() - begun
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
 
     def resident(self) -> float:
         """MiB of resident memory."""
@@ -108,9 +109,9 @@ def measure(waiting: int, lanes: int, timers: int, leased: int) -> dict[str, flo
         with Client(process.endpoint) as client:
             figures["longest turn ms"] = float(client.stats().get("longest_turn_ms", float("nan")))
         figures["memory at the end MiB"] = process.resident()
-        process.kill()
         return figures
     finally:
+        process.kill()
         shutil.rmtree(directory)
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from zbroker.commit import Commit, Durability
-from zbroker.config import Config, is_loopback, load_config
+from zbroker.config import Config, given_config, is_loopback
 from zbroker.core.core import Core
 from zbroker.core.state import Notice
 from zbroker.engine import Engine
@@ -26,14 +26,16 @@ from zclient.errors import ClosedError, InvalidArgument
 class Broker:
     """A broker on a thread of its own: ``with Broker(data="jobs/") as broker: broker.endpoint``.
 
-    Takes the settings of ``zbroker.config`` by name, and a wildcard port unless ``bind`` is given. Raises what the
-    store raises when it cannot be opened, and `InvalidArgument` for settings that cannot be.
+    Takes the settings of ``zbroker.config`` by name, and a wildcard port unless ``bind`` is given; or all of them as
+    ``config``. Raises what the store raises if it cannot be opened, and `InvalidArgument` for settings that cannot be.
     """
 
     def __init__(self, data: str | Path | None = None, *, config: Config | None = None, **settings: Any) -> None:
         if config is None:
             settings.setdefault("bind", "tcp://127.0.0.1:*")
-            config = load_config({"data": None if data is None else str(data), **settings}, environment={})
+            config = given_config({"data": None if data is None else str(data), **settings})
+        elif data is not None or settings:
+            raise InvalidArgument("a config has all settings: give it alone")
         self._config = config
         self._endpoints: list[str] = []
         self._thread: threading.Thread | None = None
@@ -88,13 +90,19 @@ class Broker:
 
     # ---- in the calling thread
 
-    def run(self, on_ready: Callable[[str, Server], None]) -> None:
-        """Serve until the server is stopped. ``on_ready`` gets each endpoint, and what to stop."""
+    def run(self, on_ready: Callable[[str, Server], None], on_end: Callable[[], None] = lambda: None) -> None:
+        """Serve until the server is stopped. ``on_ready`` gets each endpoint, and what to stop.
+
+        ``on_end`` is called when it serves no more, whatever the reason, and nothing is closed yet.
+        """
         store, server = self._open(log_writer(self._config["log_format"]))
         with _closing(store, server):
-            for endpoint in self._endpoints:
-                on_ready(endpoint, server)
-            server.serve()
+            try:
+                for endpoint in self._endpoints:
+                    on_ready(endpoint, server)
+                server.serve()
+            finally:
+                on_end()
 
     # ---- putting it together
 

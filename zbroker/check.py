@@ -1,6 +1,6 @@
 """`zbroker check`: the invariants of a data directory, verified from the rows alone, with memory that does not grow.
 
-Every live job is in exactly one place, and the counters equal the rows. It reads and never writes; it shares the
+Every live job is in exactly one place, and the counters equal the rows. It changes no row; it shares the
 encodings with the core, not its bookkeeping, so that it can find the core wrong.
 """
 
@@ -21,7 +21,7 @@ END = b"\xff" * 300
 """Behind every key."""
 
 MAX_FAULTS = 100
-"""Faults described; the rest are counted."""
+"""Lines of faults; if there are more, the last one says so."""
 
 
 @dataclass

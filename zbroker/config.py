@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zbroker import limits
 from zbroker.commit import Durability
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
@@ -19,6 +20,7 @@ from zclient.durations import duration_ms, format_duration
 from zclient.errors import InvalidArgument
 from zclient.protocol import limits as wire
 
+_SIZE = re.compile(r"(\d{1,18})\s*(B|[KMG]iB|[KMG]B)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -44,33 +46,28 @@ def _flag(value: Any) -> bool:
     raise InvalidArgument(f"true or false, not {value!r}")
 
 
-def _size(value: Any) -> int:
+def _size(low: int, high: int) -> Callable[[Any], int]:
     """Bytes: a number, or a number with KiB, MiB, GiB (or KB, MB, GB) behind it."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
-        digits = value.strip()
-        unit = digits.lstrip("0123456789")
-        number = digits.removesuffix(unit)
-        if number and unit.strip() in _UNITS:
-            return int(number) * _UNITS[unit.strip()]
-    raise InvalidArgument(f"a number of bytes, such as 1048576 or 1MiB, not {value!r}")
 
+    def check(value: Any) -> int:
+        size = value
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            size = int(match[1]) * _UNITS[match[2] or ""]
+        if isinstance(size, bool) or not isinstance(size, int) or not low <= size <= high:
+            raise InvalidArgument(f"bytes, such as 1048576 or 1MiB, from {low} to {high}, not {value!r:.60}")
+        return size
 
-def _payload_size(value: Any) -> int:
-    size = _size(value)
-    if not 1024 <= size <= wire.MAX_FRAME_BYTES // 2:
-        raise InvalidArgument(f"from 1KiB to {wire.MAX_FRAME_BYTES // 2 >> 20}MiB, not {value!r}")
-    return size
+    return check
 
 
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidArgument(f"a whole number from {low} to {high}, not {value!r}")
-        return value
+        number = value
+        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value.strip(), re.ASCII):
+            number = int(value)
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise InvalidArgument(f"a whole number from {low} to {high}, not {value!r:.60}")
+        return number
 
     return check
 
@@ -139,9 +136,11 @@ SETTINGS: dict[str, Setting] = {
     "store": Setting("rocksdb", _text, "which store keeps the jobs"),
     "insecure": Setting(False, _flag, "listen beyond this host without credentials"),
     "log_format": Setting("text", _one_of("text", "json"), "how events are written to stderr"),
-    "max_payload": Setting(wire.MAX_PAYLOAD_BYTES, _payload_size, "largest payload or result, in bytes"),
-    "max_peers": Setting(20_000, _whole(1, 1_000_000), "producers and workers at a time"),
-    "disk_floor": Setting(256 << 20, _size, "free bytes on disk below which no new jobs are taken"),
+    "max_payload": Setting(
+        wire.MAX_PAYLOAD_BYTES, _size(1024, wire.MAX_FRAME_BYTES // 2), "largest payload or result, in bytes"
+    ),
+    "max_peers": Setting(limits.MAX_PEERS, _whole(1, 1_000_000), "producers and workers at a time"),
+    "disk_floor": Setting(256 << 20, _size(0, 1 << 50), "free bytes on disk below which no new jobs are taken"),
     "drain_timeout": Setting("5s", _Duration(0), "how long a stop waits for running jobs; workers keep them beyond it"),
     "grace": Setting("1s", _Duration(0), "for a worker whose connection broke to come back"),
     "return_time": Setting("5s", _Duration(0), "for workers to come back after a start of the broker"),
@@ -201,7 +200,18 @@ def load_config(
     ``flags`` holds what was given on the command line or as arguments; None means not given. ``file`` is the TOML file;
     without it, ``zbroker.toml`` in the current directory, if there is one.
     """
-    written = _read_file(file)
+    return _settled(flags, environment, _read_file(file), str(file or DEFAULT_FILE))
+
+
+def given_config(settings: Mapping[str, Any]) -> Config:
+    """The settings given by name, over the defaults: for a broker inside a program, which says itself what it wants.
+
+    The environment and a file that happens to lie in the current directory have no say. Raises as `load_config` does.
+    """
+    return _settled(settings, {}, {}, "")
+
+
+def _settled(flags: Mapping[str, Any], environment: Mapping[str, str], written: Mapping[str, Any], file: str) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, setting in SETTINGS.items():
@@ -211,7 +221,7 @@ def load_config(
         elif variable in environment:
             value, source = environment[variable], variable
         elif name in written:
-            value, source = written[name], str(file or DEFAULT_FILE)
+            value, source = written[name], file
         else:
             value, source = setting.default, "default"
         try:
@@ -228,12 +238,12 @@ def load_config(
 def _read_file(file: str | Path | None) -> dict[str, Any]:
     path = Path(file or DEFAULT_FILE)
     try:
-        written = tomllib.loads(path.read_text())
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if file is None:
             return {}
         raise InvalidArgument(f"there is no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # it is no UTF-8, no TOML, or has a number that is too long
         raise InvalidArgument(f"{path}: {error}") from None
     unknown = written.keys() - SETTINGS.keys()
     if unknown:

@@ -14,7 +14,13 @@ def log_writer(form: str, stream: TextIO | None = None) -> Callable[[Notice], No
     write = _json_line if form == "json" else _text_line
 
     def on_notice(notice: Notice) -> None:
-        print(write(notice, datetime.now(UTC)), file=stream or sys.stderr, flush=True)
+        target = stream or sys.stderr
+        if target is None:  # closed by whoever started us; `print` would take stdout in its place
+            return
+        try:
+            print(write(notice, datetime.now(UTC)), file=target, flush=True)
+        except OSError:
+            return  # its reader is gone, or its disk is full: a line is lost, and no job has to wait for that
 
     return on_notice
 
@@ -25,8 +31,9 @@ def _text_line(notice: Notice, now: datetime) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A fact that cannot break the line, nor be taken for two."""
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return json.dumps(text) if not text or any(mark in text for mark in ' \n"=') else text
+    return text if text.isprintable() and text and not any(mark in text for mark in ' "=') else json.dumps(text)
 
 
 def _json_line(notice: Notice, now: datetime) -> str:

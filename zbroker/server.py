@@ -89,12 +89,12 @@ class Server:
         return self._wake_in.fileno()
 
     def stop(self) -> None:
-        """Drain and end; from any thread or signal handler."""
+        """Drain and end; from any thread or signal handler, and after the end as well."""
         self._stopping = True
         try:
             self._wake_in.send(b"s")
-        except BlockingIOError:
-            return  # enough bytes wait there already: the loop will look
+        except OSError:
+            return  # enough bytes wait there already, and the loop will look; or it ended, and all is closed
 
     # ---- the loop
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from zbroker.commit import Commit, Durability
-from zbroker.config import load_config
+from zbroker.config import given_config
 from zbroker.core.core import Core
 from zbroker.engine import Engine
 from zbroker.storage.memory import MemoryStore
@@ -62,7 +62,7 @@ class LocalBroker:
     """
 
     def __init__(self, *, seed: int = 0, **settings: Any) -> None:
-        self._config = load_config(settings, environment={})
+        self._config = given_config(settings)
         self._random = random.Random(seed)
         self._store = MemoryStore()
         self._lock = threading.RLock()

@@ -41,10 +41,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # after some errors, a full disk for one, SQLite has rolled back by itself
+            database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")
 
 
 def begin(database: sqlite3.Connection, job: Job) -> bool:

@@ -17,7 +17,7 @@ from zworker import Job, Worker
 
 BANK = os.environ.get("BANK", "bank.sqlite")
 
-worker = Worker(concurrency=4)
+worker = Worker(os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555"), concurrency=4)
 local = threading.local()  # a connection of SQLite belongs to the thread that opened it
 
 
@@ -47,7 +47,7 @@ def book(job: Job, account: str, amount: int) -> int:
 
 
 @worker.task("interest")
-def pay_interest(job: Job, account: str, percent: float) -> int | None:
+def pay_interest(job: Job, account: str, percent: float) -> int:
     """Slow work first, then the effect: whoever began later wins, even if the earlier run ends last."""
     database = bank()
     if begin(database, job):

@@ -8,10 +8,11 @@ Stop it with Ctrl-C: what it runs may end, and nothing new begins.
 """
 
 import asyncio
+import os
 
 from zworker import Job, Worker
 
-worker = Worker("tcp://127.0.0.1:5555", concurrency=4)
+worker = Worker(os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555"), concurrency=4)
 
 
 @worker.task("greet")

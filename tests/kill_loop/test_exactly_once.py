@@ -89,6 +89,26 @@ def test_half_an_effect_is_none(runs: Runs) -> None:
     assert [runs.end(1), runs.effects] == ["1", [1]]  # the same delivery may try again
 
 
+def test_a_commit_that_fails_leaves_no_transaction_open(once: Any, tmp_path: Path) -> None:
+    with closing(once.connect(str(tmp_path / "bank.sqlite"))) as database:
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("CREATE TABLE accounts (name TEXT PRIMARY KEY)")
+        late = "REFERENCES accounts DEFERRABLE INITIALLY DEFERRED"  # is looked at by COMMIT
+        database.execute(f"CREATE TABLE entries (account TEXT {late})")
+        with pytest.raises(sqlite3.IntegrityError), once.transaction(database):
+            database.execute("INSERT INTO entries VALUES ('nobody')")
+        with once.transaction(database):
+            database.execute("INSERT INTO accounts VALUES ('ada')")
+
+
+def test_an_error_that_rolled_back_is_the_one_that_is_raised(once: Any, tmp_path: Path) -> None:
+    with closing(once.connect(str(tmp_path / "bank.sqlite"))) as database:
+        database.execute("CREATE TABLE accounts (name TEXT PRIMARY KEY)")
+        database.execute("INSERT INTO accounts VALUES ('ada')")
+        with pytest.raises(sqlite3.IntegrityError, match=r"accounts\.name"), once.transaction(database):
+            database.execute("INSERT OR ROLLBACK INTO accounts VALUES ('ada')")
+
+
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations((1, 1, 2, 2, 3, 3)))), ids=str)
 def test_three_runs_in_any_order(runs: Runs, order: tuple[int, ...]) -> None:
     """Each run begins, and ends later, whatever the others did meanwhile."""

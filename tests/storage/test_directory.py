@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 
 from tests.storage.stores import fill, keys
 from tests.storage.writer import start
-from zbroker.storage import StoreError, StoreFailed, StoreFull, StoreLocked, StoreTooNew
+from zbroker.storage import StoreError, StoreFailed, StoreFull, StoreLocked, StoreTooNew, open_store
 from zbroker.storage.repair import repair
 from zbroker.storage.rocks import RocksStore
+from zbroker.storage.watermark import Watermark
 
 
 @pytest.fixture
@@ -89,6 +91,42 @@ def test_a_path_that_cannot_be_a_directory(tmp_path: Path) -> None:
         RocksStore(tmp_path / "file" / "data")
     with pytest.raises(StoreError, match="no data directory"):
         repair(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["rocksdb", "sqlite"])
+def test_a_file_in_the_way_of_the_database(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / name).write_text("")
+    with pytest.raises(StoreError, match=r"does not open.*File exists"):
+        open_store(name, path)
+    (path / name).unlink()
+    open_store(name, path).close()
+
+
+def test_a_disk_that_knows_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zbroker.storage.directory.fcntl.flock", refuse)
+        with pytest.raises(StoreError, match="cannot be locked: No locks available") as caught:
+            RocksStore(tmp_path / "data")
+    assert not isinstance(caught.value, StoreLocked)
+
+
+def test_a_watermark_that_cannot_be_written_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def refuse(fd: int, *_: object) -> int:
+        opened.append(fd)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zbroker.storage.watermark.os.pwrite", refuse)
+    with pytest.raises(OSError, match="No space"):
+        Watermark(tmp_path / "WATERMARK", 1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
 
 
 def test_an_error_that_nobody_knows_ends_all_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,9 +88,8 @@ def start(config_file: str | None, **values: Any) -> None:
     def on_ready(endpoint: str, server: Server) -> None:
         _stop_on_signals(server.stop, server.wake_fd)
         click.echo(f"ready {endpoint}")
-        sys.stdout.flush()
 
-    Broker(config=config).run(on_ready)
+    Broker(config=config).run(on_ready, _wake_nobody)
 
 
 def _prepare_process() -> None:
@@ -123,6 +121,12 @@ def _stop_on_signals(stop: Callable[[], None], wake_fd: int) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+
+
+def _wake_nobody() -> None:
+    """While a store closes it opens files, and one may get the number of the closed descriptor: a signal must not be
+    written there."""
+    signal.set_wakeup_fd(-1)
 
 
 @program.command("config")

@@ -7,6 +7,7 @@ elsewhere may use it as ours do.
     DIR/WATERMARK    see watermark.py
     DIR/STORE/       the database, in a folder with the name of the store, such as `rocksdb`
     DIR/FORMAT       written last: a directory that has it was created whole. The format, and the name of the store
+    DIR/aside-N/     log files as they were before a repair cut them, see repair.py
 
 A change of the format: raise `FORMAT`, write the step from the format before it, and a record under docs/decisions/.
 """
@@ -58,13 +59,16 @@ class DataDirectory:
             raise StoreError(f"the data directory {path} cannot be used: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._lock)
             raise StoreLocked(
                 f"the data directory {path} is held by another broker (process {holder}): stop it first, or give this "
                 f"one a directory of its own"
             ) from error
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreError(f"the data directory {path} cannot be locked: {error.strerror}") from error
         try:
             os.pwrite(self._lock, f"{os.getpid():<20}\n".encode("ascii"), 0)
         except OSError:

@@ -44,6 +44,9 @@ class RocksStore:
         self._directory = DataDirectory(path, NAME, create=True)
         try:
             self._open()
+        except OSError as error:
+            self._directory.let_go()
+            raise _open_error(self._directory, str(error)) from error
         except BaseException:
             self._directory.let_go()
             raise
@@ -65,10 +68,8 @@ class RocksStore:
             self._watermark = Watermark(directory.watermark, self.sequence())
             if confirmed is None:
                 directory.finish()
-        except BaseException as error:
+        except BaseException:
             self._unbind()
-            if isinstance(error, OSError):
-                raise _open_error(directory, str(error)) from error
             raise
         self._folder = str(directory.database)
         self._unsynced = False

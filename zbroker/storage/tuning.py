@@ -1,6 +1,7 @@
 """How RocksDB is set up: every option, with its reason.
 
-Owns the options of the database and of each keyspace. Never opens anything; and no other file names an option.
+Owns the options of the database and of each keyspace. Never opens anything. Those of a single read or write stand where
+it is done, in rocks.py.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _keyspace(space: str, cache: Cache) -> Options:
     options.set_write_buffer_size(MEMTABLE_BYTES)
     # A flush that lags must not refuse writes at once; the bound on all memtables keeps the sum small.
     options.set_max_write_buffer_number(4)
-    # Seventeen keyspaces, most of them quiet: memory is taken in small pieces.
+    # There are many keyspaces, most of them quiet: memory is taken in small pieces.
     options.set_arena_block_size(256 * 1024)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_max_bytes_for_level_base(128 * MIB)

@@ -63,9 +63,13 @@ class Watermark:
         """Open or create the file and record `sequence` in both slots, synced."""
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._turn = 0
-        for offset in _SLOTS:
-            os.pwrite(self._fd, _slot(sequence), offset)
-        self.flush()
+        try:
+            for offset in _SLOTS:
+                os.pwrite(self._fd, _slot(sequence), offset)
+            self.flush()
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def record(self, sequence: int, *, now: bool) -> None:
         """Write the number, and sync the file if `now` or if the last time is `SYNC_EVERY_S` ago.
