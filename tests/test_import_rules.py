@@ -161,9 +161,6 @@ def test_a_layer_imports_only_what_it_may(rule: Rule) -> None:
 
 @pytest.mark.parametrize("module", LOADS_NOT)
 def test_an_import_loads_nothing_heavy(module: str) -> None:
-    path = ROOT.joinpath(*module.split("."))
-    if not (path.with_suffix(".py").exists() or (path / "__init__.py").exists()):
-        return  # not written yet: no files, no offences
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

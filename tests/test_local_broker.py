@@ -9,7 +9,7 @@ import pytest
 from zbroker import limits
 from zbroker.testing import LocalBroker
 from zclient import InvalidArgument, JobCancelled, JobFailed, ResultTimeout, TooManyQueues
-from zworker import Consumer, Job, Snooze, Worker, station
+from zworker import Consumer, Job, Snooze, Worker
 
 
 def test_three_days_take_one_call() -> None:
@@ -201,13 +201,3 @@ def test_a_worker_never_waits_for_its_thread_without_end(monkeypatch: pytest.Mon
         broker.client().send("q", 1)
         broker.wait_idle()
     assert joins and None not in joins
-
-
-def test_a_worker_without_a_broker_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(station, "PATIENCE_MS", 10)
-    told = threading.Event()
-    monkeypatch.setattr(station, "log", lambda level, event, **facts: told.set() if event == "no broker yet" else None)
-    worker = Worker("tcp://127.0.0.1:1")
-    worker.task("q")(lambda payload: None)
-    with worker:
-        assert told.wait(20)

@@ -53,9 +53,9 @@ def matches(pattern: re.Pattern[str], *folders: str) -> list[str]:
 
 
 def too_long() -> dict[str, int]:
-    """The files and functions of the packages that are longer than they should be, with their lines."""
+    """The files and functions that are longer than they should be, with their lines."""
     found = {}
-    for path, text, node in nodes(*PACKAGES):
+    for path, text, node in nodes(*PROGRAMS):
         if isinstance(node, ast.Module):
             if (lines := text.count("\n")) > MAX_FILE_LINES:
                 found[where(path)] = lines
@@ -129,7 +129,8 @@ def test_the_check_for_swallowed_errors(source: str, swallowed: bool) -> None:
 
 
 def pages() -> list[Path]:
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+    folders = [ROOT / name for name in ("docs", "examples", "deploy", "tests")]
+    return sorted([*ROOT.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))])
 
 
 def links_of(page: Path) -> Iterator[str]:

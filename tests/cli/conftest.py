@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.cli.scripted import ScriptedBroker
+from tests.system.processes import ROOT, BrokerProcess
 from zclient.cli.common import run
 from zclient.cli.program import program
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -94,18 +92,8 @@ def start_zclient() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a real broker that all tests share; each uses queues of its own."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "zbroker", "start", "--bind", "tcp://127.0.0.1:*"),
-            *("--data", str(tmp_path_factory.mktemp("data"))),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    word, _, endpoint = process.stdout.readline().strip().partition(" ")
-    assert word == "ready"
-    yield endpoint
-    process.terminate()
-    process.communicate(timeout=30)
+    folder = tmp_path_factory.mktemp("broker")
+    process = BrokerProcess(folder / "data", folder / "broker.log")
+    process.start()
+    yield process.endpoint
+    process.end()

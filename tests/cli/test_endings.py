@@ -13,8 +13,9 @@ from typing import Any
 import click
 import pytest
 
-from tests.cli.conftest import ROOT, Zclient
+from tests.cli.conftest import Zclient
 from tests.cli.scripted import ScriptedBroker
+from tests.system.processes import ROOT
 from zbroker.storage import StoreError
 from zclient import errors
 from zclient.cli import common
@@ -182,11 +183,11 @@ def test_141_the_reader_went_away(
 # ---- the frame around every verb
 
 
-@pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)], ids=str)
-def test_every_error_ends_with_its_own_code(kind: type, capsys: pytest.CaptureFixture[str]) -> None:
-    if not issubclass(kind, errors.ZError):
-        return
+ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ZError)]
 
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_ends_with_its_own_code(kind: type[errors.ZError], capsys: pytest.CaptureFixture[str]) -> None:
     @click.command("tool")
     def tool() -> None:
         raise kind("what happened")

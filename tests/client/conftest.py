@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.processes import BrokerProcess
+from tests.system.processes import BrokerProcess
 from zclient import Client
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """A broker that the tests of a module share: each uses queues of its own, and leaves it running."""
-    process = BrokerProcess(tmp_path_factory.mktemp("broker") / "data")
+    folder = tmp_path_factory.mktemp("broker")
+    process = BrokerProcess(folder / "data", folder / "broker.log")
     process.start()
     yield process
     process.end()
@@ -21,7 +22,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
     """A broker of the test's own, running."""
-    process = BrokerProcess(tmp_path / "data")
+    process = BrokerProcess(tmp_path / "data", tmp_path / "broker.log")
     process.start()
     yield process
     process.end()

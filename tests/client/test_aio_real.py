@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.client.echo import Echo
-from tests.client.processes import BrokerProcess, free_endpoint
+from tests.system.processes import BrokerProcess, free_endpoint
 from zclient import (
     AsyncClient,
     AsyncJobHandle,

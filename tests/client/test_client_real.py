@@ -3,13 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.client.echo import Echo, Reject
-from tests.client.processes import BrokerProcess, free_endpoint
+from tests.system.processes import BrokerProcess, free_endpoint
 from zclient import (
     BrokerUnreachable,
     Client,
@@ -178,7 +177,7 @@ def test_a_result_is_waited_for_through_a_restart_of_the_broker(own_broker: Brok
 
 
 def test_a_broker_that_is_not_there(tmp_path: Any) -> None:
-    broker = BrokerProcess(tmp_path / "data")
+    broker = BrokerProcess(tmp_path / "data", tmp_path / "broker.log", bind=free_endpoint())
     with Client(broker.endpoint, timeout=0.2) as client:
         before = time.monotonic()
         with pytest.raises(BrokerUnreachable) as error:
@@ -240,108 +239,6 @@ def test_what_was_sent_before_a_crash_is_sent_again_and_stored_once(own_broker: 
         timer.join()
         assert job.status().payload == 1
         assert client.queue("q")["ready"] == 2
-
-
-# ---- many jobs
-
-
-def test_many_jobs_are_a_sequence_in_their_order(client: Client) -> None:
-    told: list[int] = []
-    jobs = client.send_many("many", (number for number in range(5003)), progress=told.append, priority=3)
-    assert len(jobs) == 5003
-    assert client.queue("many")["ready"] == 5003
-    assert [jobs[position].status().payload for position in (0, 1, 500, -1)] == [0, 1, 500, 5002]
-    assert jobs[7].status().priority == 3
-    assert told == sorted(told) and told[-1] == 5003
-    assert [job.id for job in jobs[10:13]] == list(jobs.ids[10:13])
-    listed = [status.id for status in client.jobs("many", limit=None)]
-    assert sorted(listed) == sorted(jobs.ids)
-    assert len(list(client.jobs("many", state="ready", limit=1500))) == 1500
-    assert len(client.send_many("many", [])) == 0
-
-
-def test_the_source_of_payloads_may_use_the_client(client: Client) -> None:
-    def payloads() -> Iterator[str]:
-        for number in range(30):
-            yield client.send("inner", number).id
-
-    assert len(client.send_many("outer", payloads(), batch=7)) == 30
-    assert client.queue("inner")["ready"] == 30
-
-
-def test_an_error_of_the_source_comes_through_and_what_was_sent_is_settled(client: Client) -> None:
-    def payloads(error: Any) -> Iterator[Any]:
-        yield from range(95)
-        if isinstance(error, Exception):
-            raise error
-        yield error
-
-    with pytest.raises(KeyError) as failure:
-        client.send_many("broken", payloads(KeyError("mine")), batch=10)
-    assert "90 jobs are confirmed, 0 unknown" in failure.value.__notes__[0]
-    with pytest.raises(InvalidArgument) as refusal:
-        client.send_many("broken", payloads(object()), batch=10)
-    assert len(refusal.value.confirmed) == 90
-    assert client.get(refusal.value.confirmed[89]).payload == 89
-    assert client.queue("broken")["ready"] == 180
-
-
-def test_a_broker_that_does_not_answer_is_not_fed(own_broker: BrokerProcess) -> None:
-    taken: list[int] = []
-
-    def payloads() -> Iterator[int]:
-        for number in range(1_000_000):
-            taken.append(number)
-            yield number
-
-    with Client(own_broker.endpoint) as client:
-        client.send("q", 1)
-        own_broker.freeze()
-        with pytest.raises(OutcomeUnknown) as error:
-            client.send_many("fed", payloads(), timeout=0.3, batch=100)
-        assert len(taken) == len(error.value.unknown) == 800
-        own_broker.thaw()
-
-
-@pytest.mark.parametrize("freeze_first", [False, True])
-def test_a_crash_in_the_middle_of_many_loses_and_doubles_nothing(own_broker: BrokerProcess, freeze_first: bool) -> None:
-    restarts: list[threading.Thread] = []
-
-    def crash() -> None:
-        if freeze_first:
-            own_broker.freeze()
-        own_broker.kill()
-        own_broker.start()
-
-    def payloads() -> Iterator[int]:
-        for number in range(30_000):
-            if number in (7_000, 18_000):
-                for restart in restarts:
-                    restart.join()
-                restarts.append(threading.Thread(target=crash))
-                restarts[-1].start()
-            yield number
-
-    with Client(own_broker.endpoint) as client:
-        jobs = client.send_many("crash", payloads(), timeout=60, batch=50)
-        for restart in restarts:
-            restart.join()
-        assert len(restarts) == 2
-        assert client.queue("crash", timeout=30)["ready"] == 30_000
-        stored = sorted(status.id for status in client.jobs("crash", limit=None))
-        assert stored == sorted(jobs.ids)
-        seen: list[int] = []
-        done = threading.Event()
-
-        def handle(payload: int) -> None:
-            seen.append(payload)
-            if len(seen) >= 30_000:
-                done.set()
-
-        with Echo(own_broker.endpoint, "crash", handle):
-            assert done.wait(60)
-            jobs[-1].result(timeout=30)
-        assert sorted(seen) == list(range(30_000))
 
 
 # ---- threads, forks, closing

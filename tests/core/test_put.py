@@ -45,25 +45,14 @@ def test_a_number_is_applied_once_over_a_restart_even_with_other_jobs_in_it() ->
     assert bench.counts("q") == {"ready": 1}
 
 
-def test_a_batch_whose_commit_was_lost_is_applied_when_it_comes_again() -> None:
+@pytest.mark.parametrize("ends", ["before commit", "before send"])
+def test_a_batch_whose_commit_or_answer_was_lost_is_applied_once(ends: str) -> None:
     bench = Bench()
     producer = bench.producer()
     message = put(group("q", b"a", b"b"))
-    bench.turn([(producer.route, message)], ends="before commit")
+    bench.turn([(producer.route, message)], ends=ends)
     bench.crash()
-    producer.connect()
-    producer.send(message)
-    assert producer.answer(1) == m.Ok([1])
-    assert bench.counts("q") == {"ready": 2}
-    bench.check()
-
-
-def test_a_batch_whose_answer_was_lost_is_not_applied_again() -> None:
-    bench = Bench()
-    producer = bench.producer()
-    message = put(group("q", b"a", b"b"))
-    bench.turn([(producer.route, message)], ends="before send")
-    bench.crash()
+    assert ("q" in bench.core.state.queues) == (ends == "before send")
     producer.connect()
     producer.send(message)
     assert producer.answer(1) == m.Ok([1])

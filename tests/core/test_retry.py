@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.core.harness import Bench, Peer
+from zbroker import limits as broker_limits
 from zbroker.core import policy
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.states import State
@@ -214,7 +215,7 @@ def test_all_dead_of_a_queue_in_slices_and_over_a_restart(verb: str) -> None:
     answer = producer.value_of(number)
     assert answer["dead"] == 1500 and answer["work"] == 1
     left = bench.count("q", State.DEAD)
-    assert 0 < 1500 - left <= 8 * 64, "one turn does some of it"
+    assert 0 < 1500 - left <= broker_limits.TURN_STEPS * broker_limits.STEP_ROWS, "one turn does some of it"
     bench.turn(ends="before commit")
     bench.crash()
     assert bench.counts("q") == ({"ready": 1500} if verb == "replay" else {})

@@ -1,4 +1,4 @@
-"""The fixtures of this folder: hosts, and the suite's only skip, where a machine permits none or lacks a tool."""
+"""The fixtures of this folder: hosts, and a skip where a machine permits none or lacks a tool."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -11,27 +11,10 @@ from tests.hosts.conftest import OrSkip
 from tests.hosts.lab import Lab
 from tests.system.ledger import Ledger, confirmed_of
 from tests.system.processes import Child, eventually
-from zclient import Client, JobHandle
+from tests.system.waiting import causes, let_pass, wait_in
+from zclient import Client
 
 QUICK: dict[str, Any] = {"heartbeat_interval": "200ms", "heartbeat_timeout": "800ms", "grace": "300ms"}
-
-
-def wait_in(worker: Child, client: Client) -> JobHandle:
-    """A job that runs in this worker, the only one so far, until the test says go or its lease is lost."""
-    job = client.send("q", {"do": "wait", "n": 0})
-    worker.expect("run")
-    return job
-
-
-def let_pass(client: Client, seconds: float) -> None:
-    """Return when the broker says that so much time has passed: a job that waits for it is ready."""
-    client.send("clock", delay=seconds)
-    eventually(lambda: client.queue("clock")["scheduled"] == 0)
-
-
-def causes(job: JobHandle) -> list[str]:
-    """Why its attempts so far failed."""
-    return [entry["kind"] for entry in job.status().attempt_log]
 
 
 def test_a_worker_whose_link_was_down_for_a_moment_keeps_its_jobs(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Real processes for the tests of this folder: brokers, and programs of tests that report events line by line.
+"""Real processes for tests: brokers, and programs of tests that report events line by line.
 
 It owns starting, killing and waiting: always for a line or an end, with a deadline, never for time to pass. What a
 process wrote is kept, and shown when its test fails. It knows nothing of jobs.
@@ -7,6 +7,7 @@ process wrote is kept, and shown when its test fails. It knows nothing of jobs.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +38,13 @@ def eventually(ask: Callable[[], T], within: float = PATIENCE_S) -> T:
             raise Missing(f"not true within {within:g} s; the last answer was {answer!r}")
         pause.wait(0.02)
     return answer
+
+
+def free_endpoint() -> str:
+    """A TCP endpoint on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 class Events:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zclient import AsyncClient, Client, ZError
-from zworker import Consumer, Job, Reject, Worker
+from zworker import Consumer, Job, Worker
 
 WEDGE_S = 60
 """Longer than any test waits for a wedged worker."""
@@ -94,9 +94,6 @@ class Handler:
         if job.attempt == 1:
             raise RuntimeError(f"job {n} fails once")
 
-    def do_reject(self, job: Job, n: Any) -> None:
-        raise Reject(f"job {n} is rejected")
-
     def do_kill(self, job: Job, n: Any) -> None:
         os.kill(os.getpid(), 9)
 
@@ -146,7 +143,7 @@ def consumer(
 
 
 def producer(endpoint: str, queue: str, jobs: int, name: str = "", timeout: float = 60, **options: Any) -> None:
-    """Sends jobs one by one; tells `confirmed` for each, and `unknown` where its confirmation did not come."""
+    """Sends jobs one by one; tells `confirmed` for each, and `failed` where its confirmation did not come."""
     client = Client(endpoint, timeout=timeout)
     Stdin(on_end=client.close)
     tell("ready")

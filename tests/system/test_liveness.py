@@ -6,27 +6,10 @@ from typing import Any
 
 from tests.system.processes import BrokerProcess, Child, eventually
 from tests.system.system import System
-from zclient import Client, JobHandle
+from tests.system.waiting import causes, let_pass, wait_in
+from zclient import Client
 
 QUICK: dict[str, Any] = {"grace": "300ms", "heartbeat_interval": "200ms", "heartbeat_timeout": "1200ms"}
-
-
-def wait_in(worker: Child, client: Client, n: int = 0) -> JobHandle:
-    """A job that runs in this worker, the only one so far, until the test says go or the job is lost."""
-    job = client.send("q", {"do": "wait", "n": n})
-    worker.expect("run", n=n)
-    return job
-
-
-def causes(job: JobHandle) -> list[str]:
-    """Why its attempts so far failed."""
-    return [entry["kind"] for entry in job.status().attempt_log]
-
-
-def let_pass(client: Client, seconds: float) -> None:
-    """Return when the broker says that so much time has passed: a job that waits for it is ready."""
-    client.send("clock", delay=seconds)
-    eventually(lambda: client.queue("clock")["scheduled"] == 0)
 
 
 def connected_for_ms(client: Client, worker: Child) -> int:

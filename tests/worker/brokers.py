@@ -7,22 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.system.processes import ROOT
+
 WAIT_S = 20.0
 FAST = ("--store", "memory", "--durability", "memory", "--backoff-min", "10ms")
-
-
-def wait_for(condition: Callable[[], object], within_s: float = WAIT_S) -> None:
-    """Return when the condition holds; for what only the other side of a socket knows."""
-    pause = threading.Event()
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        pause.wait(0.005)
 
 
 class Program:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.worker.brokers import FAST, WAIT_S, BrokerProcess, wait_for
+from tests.system.processes import eventually
+from tests.worker.brokers import FAST, WAIT_S, BrokerProcess
 from zclient import Client, ClosedError, InvalidArgument, JobFailed
 from zworker import Consumer, Job
 
@@ -140,6 +141,7 @@ def test_jobs_may_be_settled_by_other_threads(broker: str, client: Client, queue
         assert job.result(timeout=WAIT_S) == "from elsewhere"
         consumer.close()
         waiting.join(WAIT_S)
+        assert not waiting.is_alive()
 
 
 def test_async_for(broker: str, client: Client, queue: str) -> None:
@@ -184,7 +186,7 @@ def test_leases_are_renewed_while_the_loop_is_busy_and_a_lost_one_is_seen(queue:
         with Consumer(broker.endpoint, queue) as consumer:
             held = taken(consumer)
             first = held.delivery.until_ms
-            wait_for(lambda: held.delivery.until_ms > first + 600)
+            eventually(lambda: held.delivery.until_ms > first + 600)
             held.extend("1m")
             held.ack("still mine")
             assert job.result(timeout=WAIT_S) == "still mine"
@@ -192,8 +194,8 @@ def test_leases_are_renewed_while_the_loop_is_busy_and_a_lost_one_is_seen(queue:
             job = client.send(queue)
             held = taken(consumer)
             with consumer._turning:  # As a stopped process: nothing renews, nothing is read.
-                wait_for(lambda: job.status().state == "ready")
-            wait_for(lambda: held.lease_lost)
+                eventually(lambda: job.status().state == "ready")
+            eventually(lambda: held.lease_lost)
             held.ack("too late")
             again = taken(consumer)
             assert (again.id, again.attempt) == (job.id, 2)
@@ -220,9 +222,9 @@ def test_a_cancelled_job_shows_it(broker: str, client: Client, queue: str) -> No
     with Consumer(broker, queue) as consumer:
         held = taken(consumer)
         client.cancel(job)
-        wait_for(lambda: held.cancelled)
+        eventually(lambda: held.cancelled)
         held.release()
-        wait_for(lambda: job.status().state == "cancelled")
+        eventually(lambda: job.status().state == "cancelled")
 
 
 def test_a_consumer_lives_in_its_block(broker: str, queue: str) -> None:

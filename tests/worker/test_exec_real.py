@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.worker.brokers import FAST, WAIT_S, BrokerProcess, Program, wait_for
+from tests.system.processes import eventually
+from tests.worker.brokers import FAST, WAIT_S, BrokerProcess, Program
 from zclient import Client, JobCancelled, JobFailed
 
 
@@ -82,7 +83,7 @@ def sleeper(folder: Path) -> tuple[str, ...]:
 
 def pids(folder: Path) -> list[int]:
     started = folder / "pids"
-    wait_for(started.exists)
+    eventually(started.exists)
     return [int(pid) for pid in started.read_text().split()]
 
 
@@ -101,7 +102,7 @@ def test_a_cancelled_program_ends_with_its_children(broker: str, client: Client,
         client.cancel(job)
         with pytest.raises(JobCancelled):
             job.result(timeout=WAIT_S)
-        wait_for(lambda: all(map(is_gone, running)))
+        eventually(lambda: all(map(is_gone, running)))
 
 
 def test_a_program_that_outlives_its_timeout_is_killed(broker: str, client: Client, queue: str, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_a_program_that_outlives_its_timeout_is_killed(broker: str, client: Clie
         with pytest.raises(JobFailed) as caught:
             client.send(queue).result(timeout=WAIT_S)
         assert caught.value.error["type"] == "timeout"
-        wait_for(lambda: all(map(is_gone, pids(tmp_path))))
+        eventually(lambda: all(map(is_gone, pids(tmp_path))))
 
 
 def test_a_program_is_killed_when_its_lease_is_lost(queue: str, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_program_is_killed_when_its_lease_is_lost(queue: str, tmp_path: Path) 
             job.result(timeout=WAIT_S)
         assert caught.value.reason == "poison"
         program.signal(signal.SIGCONT)
-        wait_for(lambda: all(map(is_gone, running)))
+        eventually(lambda: all(map(is_gone, running)))
         assert "lease lost" in program.line_with("lease lost")
 
 
@@ -141,7 +142,7 @@ def test_sigterm_drains_and_a_second_one_ends_the_program_at_once(
         code, stdout, stderr = program.end()
         assert (code, stdout) == (0, "")
         assert "Traceback" not in stderr
-        wait_for(lambda: all(map(is_gone, running)))
+        eventually(lambda: all(map(is_gone, running)))
         assert (job.status().state, job.status().attempts) == ("ready", 0)
 
 
@@ -186,7 +187,7 @@ def test_processes_are_started_again_and_drain_together(broker: str, client: Cli
             client.send(queue, "die", max_attempts=1).result(timeout=WAIT_S)
         assert "code=5" in program.line_with("worker process ended")
         program.line_with("ready")
-        wait_for(lambda: sum(queue in worker["queues"] for worker in client.workers()) == 2)
+        eventually(lambda: sum(queue in worker["queues"] for worker in client.workers()) == 2)
         program.signal(signal.SIGTERM)
         assert program.end()[0] == 0
     assert not any(queue in worker["queues"] for worker in client.workers())
@@ -198,7 +199,7 @@ def test_children_end_with_a_supervisor_that_is_killed(broker: str, client: Clie
     ) as program:
         pid, _ = client.send(queue).result(timeout=WAIT_S)
         program.signal(signal.SIGKILL)
-        wait_for(lambda: is_gone(pid))
+        eventually(lambda: is_gone(pid))
 
 
 def test_reload_starts_again_when_a_file_changes(broker: str, client: Client, queue: str, module: Path) -> None:

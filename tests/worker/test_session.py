@@ -53,7 +53,7 @@ def test_what_was_delivered_beyond_the_capacity_goes_back() -> None:
     talk = Conversation(capacity=2)
     talk.connect()
     assert ids_of(talk.deliver(7, "a", "b", "c")) == ["a", "b"]
-    assert talk.settlements() == [[m.Settlement(7, m.Outcome.RELEASE, [b"c"], None)]]
+    assert talk.settlements() == [[m.Settlement(7, m.Outcome.RELEASE, [b"c"], [True])]]
 
 
 def test_with_capacity_0_everything_goes_back(talk: Conversation) -> None:
@@ -61,7 +61,7 @@ def test_with_capacity_0_everything_goes_back(talk: Conversation) -> None:
     assert talk.deliver(7, "a") == []
     capacity, settle = talk.sent()
     assert capacity == m.Capacity(0)
-    assert settle.settlements == [m.Settlement(7, m.Outcome.RELEASE, [b"a"], None)]
+    assert settle.settlements == [m.Settlement(7, m.Outcome.RELEASE, [b"a"], [True])]
 
 
 def test_a_lost_job_of_the_same_pass_does_not_start(talk: Conversation) -> None:
@@ -72,7 +72,15 @@ def test_a_job_whose_lease_ran_out_while_it_waited_goes_back(talk: Conversation)
     first, second = talk.deliver(7, "a", "b")
     assert talk.worker.start(first, talk.now + LEASE_MS - 1)
     assert not talk.worker.start(second, talk.now + LEASE_MS)
-    assert talk.settlements() == [[m.Settlement(7, m.Outcome.RELEASE, [b"b"], None)]]
+    assert talk.settlements() == [[m.Settlement(7, m.Outcome.RELEASE, [b"b"], [True])]]
+
+
+def test_expiry_and_unique_text_are_told_where_there_are_any(talk: Conversation) -> None:
+    (plain,) = talk.deliver(7, "a")
+    assert (plain.expires_at, plain.unique) == (None, None)
+    (job,) = talk.say(delivery(8, "b", options={"unique": "order-17"}, expires_ms=1_700_000_060_000))
+    assert job.expires_at is not None
+    assert ((job.expires_at - job.created_at).total_seconds(), job.unique) == (60, "order-17")
 
 
 # ---- settling
@@ -111,6 +119,13 @@ def test_settling_twice_raises_and_sends_nothing(talk: Conversation) -> None:
             again()
     assert len(talk.settlements()) == 1
     assert talk.settlements() == []
+
+
+def test_what_is_given_back_tells_whether_it_was_started(talk: Conversation) -> None:
+    started, waiting = talk.deliver(7, "a", "b")
+    talk.worker.start(started, talk.now)
+    talk.worker.release([started, waiting])
+    assert talk.settlements() == [[m.Settlement(7, m.Outcome.RELEASE, [b"a", b"b"], [None, True])]]
 
 
 def test_a_result_that_cannot_be_encoded_leaves_the_job_to_be_settled(talk: Conversation) -> None:
@@ -215,6 +230,7 @@ def test_a_lost_lease_is_told_once_and_its_outcome_is_not_sent(talk: Conversatio
     assert (a.lease_lost, b.lease_lost) == (True, False)
     assert talk.worker.interrupted() == [a]
     assert talk.worker.interrupted() == []
+    assert (a.lost_reason, b.lost_reason) == ("lease expired", "")
     a.ack()
     assert talk.sent() == []
     assert talk.worker.unsettled == 1
@@ -244,11 +260,15 @@ def test_a_wish_to_cancel_is_told_once(talk: Conversation) -> None:
     talk.say(m.Cancel(7, [b"a", b"zz"]), m.Cancel(7, [b"a"]), m.Cancel(99, [b"a"]))
     assert a.cancelled
     assert talk.worker.interrupted() == [a]
+    talk.worker.session.disconnected(talk.now)
+    talk.connect()
+    talk.say(m.Cancel(7, [b"a"]))
+    assert talk.worker.interrupted() == [], "after a HELLO it comes again"
     a.ack()
     assert len(talk.settlements()) == 1
 
 
-def test_a_long_stop_does_not_hide_an_interrupt_from_a_run_that_asks_late(talk: Conversation) -> None:
+def test_a_run_that_asks_late_still_hears_of_its_interrupt(talk: Conversation) -> None:
     (job,) = talk.deliver(7, "a")
     talk.say(m.Lost([(7, [b"a"])], "lease expired"))
     told: list[bool] = []
@@ -282,6 +302,12 @@ def test_hello_names_what_is_started_and_what_waits(talk: Conversation) -> None:
     assert renew == m.Renew([7])
     assert settle.settlements == [m.Settlement(7, m.Outcome.ACK, [b"b"], None)]
     assert c.unsettled
+
+
+def test_hello_tells_what_the_tasks_say_of_their_jobs() -> None:
+    tasks = {"q": {"max_attempts": 3, "backoff": [1000, 5000]}}
+    assert Conversation(tasks=tasks).connect().tasks == tasks
+    assert Conversation().connect().tasks == {}
 
 
 def test_what_the_welcome_calls_lost_is_lost(talk: Conversation) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.worker.brokers import FAST, WAIT_S, BrokerProcess, wait_for
+from tests.system.processes import eventually
+from tests.worker.brokers import FAST, WAIT_S, BrokerProcess
 from zclient import BrokerUnreachable, Client, ClosedError, InvalidArgument, JobCancelled, JobFailed
-from zworker import Job, Reject, Retry, Snooze, Worker
+from zworker import Job, Reject, Retry, Snooze, Worker, station
 
 
 @contextmanager
@@ -144,10 +145,10 @@ def test_a_thread_that_outlives_its_timeout_keeps_its_slot_and_is_not_heard(
     with serving(worker):
         error = failure(client, queue, True)
         assert (error.error["type"], error.reason) == ("timeout", "attempts")
-        wait_for(lambda: capacity() == 1)
+        eventually(lambda: capacity() == 1)
         assert client.send(queue, False).result(timeout=WAIT_S) == "done"
         hold.set()
-        wait_for(lambda: capacity() == 2)
+        eventually(lambda: capacity() == 2)
 
 
 def test_a_coroutine_is_cancelled_at_its_timeout(broker: str, client: Client, queue: str) -> None:
@@ -178,7 +179,7 @@ def test_a_wish_to_cancel_reaches_coroutines_and_threads(broker: str, client: Cl
     @worker.task(queue)
     def looks(job: Job) -> None:
         started.release()
-        wait_for(lambda: job.cancelled)
+        eventually(lambda: job.cancelled)
         raise Reject("as you wish")
 
     with serving(worker):
@@ -309,7 +310,7 @@ def test_a_second_signal_gives_everything_back(broker: str, client: Client, queu
     @worker.task(queue)
     def stuck() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        wait_for(lambda: worker.ready.is_set() and worker.is_draining)
+        eventually(lambda: worker.ready.is_set() and worker.is_draining)
         os.kill(os.getpid(), signal.SIGINT)
         hold.wait(WAIT_S)
 
@@ -326,6 +327,23 @@ def test_a_broker_that_is_not_there(queue: str, tmp_path: Path) -> None:
         worker.run(connect_timeout="50ms")
     with worker, pytest.raises(BrokerUnreachable, match="within 50ms"):
         worker.wait_ready("50ms")
+
+
+def test_a_worker_without_a_broker_says_so_once(queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    told = threading.Event()
+
+    def log(level: int, event: str, **facts: Any) -> None:
+        said.append(event)
+        told.set()
+
+    monkeypatch.setattr(station, "PATIENCE_MS", 10)
+    monkeypatch.setattr(station, "log", log)
+    worker = Worker(f"ipc://{tmp_path}/nobody")
+    worker.task(queue)(lambda: None)
+    with worker:
+        assert told.wait(WAIT_S)
+    assert said == ["no broker yet"]
 
 
 def test_a_job_goes_on_while_the_broker_is_killed_and_started_again(tmp_path: Path, queue: str) -> None:
@@ -358,7 +376,6 @@ def test_extend_is_confirmed_by_the_broker(broker: str, client: Client, queue: s
     @worker.task(queue, max_attempts=1)
     def extends(job: Job) -> str:
         job.extend("5m")
-        job.release()
         return "extended"
 
     @worker.task(queue + "-async")
@@ -367,7 +384,8 @@ def test_extend_is_confirmed_by_the_broker(broker: str, client: Client, queue: s
         return "extended"
 
     with serving(worker):
-        assert client.send(queue + "-async").result(timeout=WAIT_S) == "extended"
+        for name in (queue, queue + "-async"):
+            assert client.send(name).result(timeout=WAIT_S) == "extended"
 
 
 def test_leases_are_renewed_while_handlers_run(queue: str) -> None:
@@ -377,7 +395,7 @@ def test_leases_are_renewed_while_handlers_run(queue: str) -> None:
         @worker.task(queue)
         def slow(job: Job) -> list[Any]:
             first = job.delivery.until_ms
-            wait_for(lambda: job.delivery.until_ms > first + 600)
+            eventually(lambda: job.delivery.until_ms > first + 600)
             return [job.attempt, job.lease_lost]
 
         with serving(worker):
