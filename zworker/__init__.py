@@ -3,7 +3,7 @@
 from zclient.errors import LeaseLost
 from zworker.consumer import Consumer
 from zworker.job import Job
-from zworker.outcomes import Reject, Retry, Snooze
+from zworker.outcomes import Cancelled, Reject, Retry, Snooze
 from zworker.worker import Worker
 
-__all__ = ["Consumer", "Job", "LeaseLost", "Reject", "Retry", "Snooze", "Worker"]
+__all__ = ["Cancelled", "Consumer", "Job", "LeaseLost", "Reject", "Retry", "Snooze", "Worker"]

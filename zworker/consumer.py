@@ -118,7 +118,10 @@ class Consumer:
             while self._leading:
                 self._turning.wait(TICK_MS / 1000)
             self._buffer.clear()
+            held = station.session.jobs
             station.close(ANSWER_MS)
+        for job in held:
+            job.interrupt()  # Another thread may be at work on it still.
         self._tell_watchers()
 
     # ---- iterating
@@ -135,7 +138,7 @@ class Consumer:
                 except IndexError:
                     break  # Another thread had the last one.
                 if job.unsettled:
-                    if now() < job.delivery.until_ms:
+                    if now() < job.delivery.until_ms and not job.cancelled:
                         job.is_started = True
                         yield job
                     else:
@@ -191,14 +194,14 @@ class Consumer:
             except IndexError:
                 break  # Another thread had the last one.
             if job.unsettled:
-                if station.transport.now() < job.delivery.until_ms:
+                if station.transport.now() < job.delivery.until_ms and not job.cancelled:
                     job.is_started = True
                     return job
                 self._give_back(station, job)
         return None
 
     def _give_back(self, station: Station, job: Job) -> None:
-        """Its lease ran out while it waited here, as after a long stop of the process: it must not start."""
+        """It must not start: nobody wants it any more, or its lease ran out here, as after a stop of the process."""
         station.session.release([job])
         self._nudge()
 
@@ -231,7 +234,7 @@ class Consumer:
         self._leading = True
         self._unsent.clear()
         # In this order: what is settled from now on wakes the one who waits; what was settled before is seen here.
-        wait_ms = 0 if station.has_more else min(wait_ms, TICK_MS)
+        wait_ms = 0 if station.has_more else min(wait_ms, TICK_MS, station.progress_in_ms)
         self._turning.release()
         try:
             station.transport.wait(wait_ms)
@@ -251,7 +254,8 @@ class Consumer:
             if self._watchers:
                 self._tell_watchers()
         for job in station.session.interrupted():
-            log(logging.WARNING, "lease lost" if job.lease_lost else "cancelled", job=job.id, fence=job.fence)
+            event = "lease lost" if job.lease_lost else "cancelled"
+            log(logging.WARNING, event, job=job.id, fence=job.fence, reason=job.lost_reason or None)
             job.interrupt()
         station.notice()
 

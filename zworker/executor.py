@@ -34,7 +34,7 @@ class Executor:
             self._threads.start(run)
 
     def interrupt(self, run: Run, why: str) -> None:
-        """Cancel the coroutine of a run; a plain function is not touched. ``why``: cancelled, timeout or closing."""
+        """Cancel the coroutine of a run; a plain function goes on. ``why``: cancelled, timeout, max_run or closing."""
         if run.task.is_async:
             self._coroutines.interrupt(run, why)
 

@@ -1,33 +1,45 @@
 """A delivered job as a handler or a consumer's loop sees it, and the delivery that it came with.
 
-It owns what a job tells about itself and the five ways to settle it by hand. It never talks to the broker: what is
-asked of it goes to its owner, the worker or consumer that holds it, which may be on another thread.
+It owns what a job tells about itself, how its run learns that it should end, and the five ways to settle it by hand. It
+never talks to the broker: what is asked of it goes to its owner, the worker or consumer that holds it, which may be on
+another thread.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from zclient.config import Duration
-from zclient.durations import duration_ms
+from zclient.durations import duration_ms, parse_duration
 from zclient.errors import InvalidArgument, LeaseLost
 from zclient.jobs import decode_payload, encode_payload
+from zclient.protocol.limits import MAX_PROGRESS_CHARS
 from zclient.protocol.messages import Outcome
 from zclient.protocol.record import header_of, payload_of
+from zworker.outcomes import Cancelled, cut_text, error_map, wait_ms
 
 _ACK = int(Outcome.ACK)
 _UNREAD: Any = object()
 MAX_EXTENSION_MS = 24 * 3600 * 1000
 
+_OVER = threading.Event()
+"""Stands in a job whose run should end, in place of an event that is still to come."""
+_OVER.set()
+_ending = threading.Lock()
+
 
 class Owner(Protocol):
-    """What holds jobs. Both methods may be called from any thread."""
+    """What holds jobs. All methods may be called from any thread."""
 
     def settled(self, entry: "tuple[Job, int, Any]") -> None:
         """Take note of an outcome, to be sent with the next settlements."""
 
     def extend(self, job: "Job", duration_ms: int, timeout_s: float) -> None:
         """Have the lease extended; returns when the broker did it. Raises `LeaseLost` and `AnswerTimeout`."""
+
+    def progress(self, job: "Job", fraction: float | None, text: str) -> None:
+        """Take note of how far a job is, to be told soon. It never waits."""
 
 
 class Delivery:
@@ -53,12 +65,13 @@ class Job:
     """One job in the hands of this worker.
 
     ``attempt`` counts its runs, this one included. ``lease_lost`` turns true when the broker gave the job to somebody
-    else, or will: this run's outcome no longer counts. ``cancelled`` turns true when somebody wishes it to end. A
-    handler that runs long looks at both now and then.
+    else, or will: this run's outcome no longer counts; ``lost_reason`` is the broker's word for why. ``cancelled``
+    turns true when somebody wishes it to end. A handler that runs long looks at both now and then: `check` does.
     """
 
     __slots__ = (
         "_delivery",
+        "_end",
         "_large",
         "_on_interrupt",
         "_payload",
@@ -69,6 +82,7 @@ class Job:
         "is_settled",
         "is_started",
         "lease_lost",
+        "lost_reason",
         "unsettled",
     )
 
@@ -78,9 +92,11 @@ class Job:
         self._large = large
         self._payload = _UNREAD
         self._on_interrupt: Callable[[], None] | None = None
+        self._end: threading.Event | None = None  # made by `wait`; `_OVER` once the run should end
         self.identifier = identifier
         self.attempt = attempt
         self.lease_lost = False
+        self.lost_reason = ""
         self.cancelled = False
         self.is_started = False
         self.is_settled = False  # said by whoever runs it
@@ -137,6 +153,17 @@ class Job:
         return datetime.fromtimestamp(header_of(self._record).created_ms / 1000, UTC)
 
     @property
+    def expires_at(self) -> datetime | None:
+        """When it would have been too late to begin it, by the broker's clock, in UTC; None if it has no expiry."""
+        expires_ms = header_of(self._record).expires_ms
+        return datetime.fromtimestamp(expires_ms / 1000, UTC) if expires_ms else None
+
+    @property
+    def unique(self) -> str | None:
+        """The text that only one job of its queue has, if the producer gave it one."""
+        return self._options.get("unique")
+
+    @property
     def _options(self) -> dict[str, Any]:
         return header_of(self._record).options
 
@@ -154,6 +181,47 @@ class Job:
             raise LeaseLost(f"job {self.id} is no longer this worker's")
         self._delivery.owner.extend(self, extension_ms, timeout)
 
+    def progress(self, fraction: float | None = None, text: str = "") -> None:
+        """Say how far the run is: a fraction from 0 to 1, a text, or both; with neither, that it goes on.
+
+        From any thread or coroutine, as often as it likes: it never waits, and only the latest report is told, every
+        100 ms at most. One that stands when the job is settled is told before; for a job that is settled or lost it
+        does nothing. Texts are cut after 500 characters. Raises `InvalidArgument` for anything else.
+        """
+        told = (_fraction(fraction), _progress_text(text))
+        if not self.is_settled and not self.lease_lost:
+            self._delivery.owner.progress(self, *told)
+
+    # ---- seeing that the run should end: for a plain function, or a consumer's loop
+
+    def check(self) -> None:
+        """Raise if this run should end: call it now and then in a loop that takes long.
+
+        Raises `LeaseLost` if the job is no longer this run's: its lease is lost, or it was settled for it, since its
+        time ran out or the worker ends. Else `Cancelled` if somebody wishes the job to end; a handler that lets that
+        through settles the job as cancelled.
+        """
+        if self.lease_lost:
+            raise LeaseLost(f"job {self.id} is no longer this worker's")
+        if self.cancelled:
+            raise Cancelled
+        if self._end is _OVER:
+            raise LeaseLost(f"job {self.id} is no longer this run's: its time is over")
+
+    def wait(self, duration: Duration) -> bool:
+        """Wait so long, or until the run should end; whether it should: `check` tells why.
+
+        ``while not job.wait("5s"): ...`` does something every five seconds. It blocks its thread: a coroutine, which is
+        cancelled by itself, uses `asyncio.sleep`. Raises `InvalidArgument` for what is no duration.
+        """
+        seconds = min(parse_duration(duration), threading.TIMEOUT_MAX)
+        with _ending:
+            if self._end is None:
+                self._end = threading.Event()
+            end = self._end
+        # The session notes these two a moment before the run is told.
+        return self.lease_lost or self.cancelled or end.wait(seconds)
+
     # ---- settling by hand: in a consumer's loop, or for one job of a batch
 
     def ack(self, result: Any = None) -> None:
@@ -166,8 +234,6 @@ class Job:
 
     def nack(self, reason: "str | BaseException | Mapping[str, Any]" = "", *, delay: Duration | None = None) -> None:
         """It failed: try again, after ``delay`` or the queue's backoff. ``reason``: a text, an error, or its map."""
-        from zworker.outcomes import error_map, wait_ms
-
         told = error_map(reason)
         if delay is not None:
             told["delay"] = wait_ms(delay)
@@ -175,8 +241,6 @@ class Job:
 
     def reject(self, reason: "str | BaseException | Mapping[str, Any]" = "") -> None:
         """It failed, and another try would too."""
-        from zworker.outcomes import error_map
-
         self._settle(Outcome.REJECT, error_map(reason))
 
     def release(self) -> None:
@@ -185,8 +249,6 @@ class Job:
 
     def snooze(self, duration: Duration) -> None:
         """Give it back until ``duration`` is over; no attempt is burnt."""
-        from zworker.outcomes import wait_ms
-
         self._settle(Outcome.SNOOZE, wait_ms(duration))
 
     def _settle(self, outcome: Outcome, value: Any) -> None:
@@ -203,10 +265,28 @@ class Job:
     def on_interrupt(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called, from another thread, when the run should end: lost, cancelled, or given back."""
         self._on_interrupt = callback
-        if self.lease_lost or self.cancelled or not self.unsettled:
+        if self.lease_lost or self.cancelled or self._end is _OVER or not self.unsettled:
             callback()
 
     def interrupt(self) -> None:
-        """Tell the run, if it asked to be told."""
+        """Tell the run that it should end: who waits, who looks, and who asked to be told."""
+        with _ending:
+            end, self._end = self._end, _OVER
+        if end is not None:
+            end.set()
         if self._on_interrupt is not None:
             self._on_interrupt()
+
+
+def _fraction(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidArgument(f"a fraction is a number from 0 to 1, or None, not {value!r:.60}")
+    return float(value)
+
+
+def _progress_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"progress is told in a fraction and a text, not {value!r:.60}")
+    return cut_text(value, MAX_PROGRESS_CHARS)

@@ -23,6 +23,9 @@ from zworker.task import Task
 ANSWER_MS = 2000
 """How long the last settlements may take to be answered when a worker ends. A broker that is there needs a fsync."""
 
+MAX_RUN = "max_run"
+"""Why a lease is lost, in the broker's word: the run took longer than its queue allows, renewed or not."""
+
 _FOREVER = float("inf")
 
 
@@ -222,12 +225,19 @@ class Loop:
                 job=job.id,
                 queue=job.queue,
                 fence=job.fence,
+                reason=job.lost_reason or None,
             )
             run = running.get(job)
             job.interrupt()
-            # A coroutine that works for one job is ended; one whose lease is lost may want to see that itself.
-            if run is not None and job.cancelled and len(run.jobs) == 1:
+            if run is None:
+                continue
+            # A coroutine that works for one job is ended. One whose lease is lost may want to see that itself; but not
+            # one that ran longer than its queue allows: that is a timeout, which the broker has settled.
+            if job.cancelled and len(run.jobs) == 1:
                 self._executor.interrupt(run, "cancelled")
+            elif job.lost_reason == MAX_RUN and not run.overdue and not any(other.unsettled for other in run.jobs):
+                run.overdue = True
+                self._executor.interrupt(run, MAX_RUN)
 
     def _stop_run(self, run: Run, why: str) -> None:
         self._executor.interrupt(run, why)
@@ -273,10 +283,9 @@ class Loop:
 
 def _log_failure(job: Job, outcome: int, value: Any) -> None:
     if outcome in (Outcome.NACK, Outcome.REJECT):
-        last = isinstance(value, dict) and value.get("reason") == "attempts"
         log(
             logging.WARNING,
-            "job rejected" if outcome == Outcome.REJECT and not last else "job failed",
+            "job rejected" if outcome == Outcome.REJECT else "job failed",
             job=job.id,
             queue=job.queue,
             attempt=job.attempt,

@@ -1,6 +1,6 @@
-"""What a handler's end means: the three exceptions that say it, and the error map that travels to the broker.
+"""What a handler's end means: the exceptions that say it, and the error map that travels to the broker.
 
-It owns the trimming of errors to the limits of the wire and the rule of ``max_attempts`` of a task. It never settles.
+It owns the trimming of errors to the limits of the wire. It never settles, and never counts attempts: the broker does.
 """
 
 import os
@@ -53,6 +53,16 @@ class Snooze(Exception):
         self.duration_ms = wait_ms(duration)
 
 
+class Cancelled(Exception):
+    """Raised by `Job.check`: somebody wishes the job to end, and the run ends for that.
+
+    It may be caught to clean up, and raised again. A handler that knows better may still finish: a result counts.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "cancelled while it ran")
+
+
 class Reported(Exception):
     """A failure that brings its own error map, since Python has nothing to add to it: a program's, for one."""
 
@@ -69,26 +79,18 @@ def wait_ms(duration: Duration) -> int:
     return waits_ms
 
 
-def failed(error: BaseException, attempt: int, max_attempts: int | None) -> Settled:
-    """How a run that ended with ``error`` is settled. ``max_attempts`` is the task's own limit, if it has one."""
+def failed(error: BaseException, *, may_retry: bool = True) -> Settled:
+    """How a run that ended with ``error`` is settled. ``may_retry``: whether the task has such errors tried again."""
     if isinstance(error, Snooze):
         return Settled(Outcome.SNOOZE, error.duration_ms)
-    if isinstance(error, Reject):
-        return Settled(Outcome.REJECT, error_map(error))
+    if isinstance(error, Cancelled):
+        return rejected("Cancelled", str(error))
     told = error_map(error)
-    if max_attempts is not None and attempt >= max_attempts:
-        return Settled(Outcome.REJECT, {**told, "reason": "attempts"})
-    if isinstance(error, Retry) and error.delay_ms is not None:
-        told["delay"] = error.delay_ms
-    return Settled(Outcome.NACK, told)
-
-
-def failed_with(kind: str, text: str, attempt: int, max_attempts: int | None) -> Settled:
-    """How a run is settled that ended without an exception of its own, such as one that ran out of time."""
-    told = reason_map(kind, text)
-    if max_attempts is not None and attempt >= max_attempts:
-        return Settled(Outcome.REJECT, {**told, "reason": "attempts"})
-    return Settled(Outcome.NACK, told)
+    if isinstance(error, Retry):
+        if error.delay_ms is not None:
+            told["delay"] = error.delay_ms
+        return Settled(Outcome.NACK, told)
+    return Settled(Outcome.REJECT if isinstance(error, Reject) or not may_retry else Outcome.NACK, told)
 
 
 def rejected(kind: str, text: str) -> Settled:
@@ -98,22 +100,22 @@ def rejected(kind: str, text: str) -> Settled:
 
 def reason_map(kind: str, text: str) -> dict[str, Any]:
     """An error map for what was no exception."""
-    return {"type": _clean(kind)[:_MAX_TYPE_CHARS], "text": _head(text, MAX_ERROR_CHARS)}
+    return {"type": _clean(kind)[:_MAX_TYPE_CHARS], "text": cut_text(text, MAX_ERROR_CHARS)}
 
 
 def error_map(error: BaseException | str | Mapping[str, Any]) -> dict[str, Any]:
     """The error map of an exception, of a plain reason, or of a map with some of its entries; within the limits."""
     if isinstance(error, str):
-        return {"text": _head(error, MAX_ERROR_CHARS)}
+        return {"text": cut_text(error, MAX_ERROR_CHARS)}
     if isinstance(error, Reported):
         return _trimmed(error.error)
     if isinstance(error, Mapping):
         return _trimmed(error)
     if isinstance(error, Retry | Reject) and error.__cause__ is not None:
         told = error_map(error.__cause__)
-        told["text"] = _head(f"{_text(error)}: {told['text']}", MAX_ERROR_CHARS)
+        told["text"] = cut_text(f"{_text(error)}: {told['text']}", MAX_ERROR_CHARS)
         return told
-    told = {"type": _clean(_type_name(error))[:_MAX_TYPE_CHARS], "text": _head(_text(error), MAX_ERROR_CHARS)}
+    told = {"type": _clean(_type_name(error))[:_MAX_TYPE_CHARS], "text": cut_text(_text(error), MAX_ERROR_CHARS)}
     if not isinstance(error, Retry | Reject):
         told["traceback"] = _traceback(error)
     return told
@@ -121,7 +123,7 @@ def error_map(error: BaseException | str | Mapping[str, Any]) -> dict[str, Any]:
 
 def _trimmed(given: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for name, cut in (("type", _head), ("text", _head), ("traceback", _tail)):
+    for name, cut in (("type", cut_text), ("text", cut_text), ("traceback", _tail)):
         if given.get(name) is not None:
             most = MAX_TRACEBACK_CHARS if name == "traceback" else MAX_ERROR_CHARS
             told[name] = cut(str(given[name]), most)
@@ -163,7 +165,8 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _head(text: str, most: int) -> str:
+def cut_text(text: str, most: int) -> str:
+    """Text that can travel, with at most so many characters."""
     text = _clean(text)
     return text if len(text) <= most else text[: most - 1] + _CUT
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from zclient.protocol.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from zworker.job import Job
-from zworker.outcomes import Reject, Reported
+from zworker.outcomes import Cancelled, Reported
 
 KILL_AFTER_S = 5.0
 """What a program gets to end by itself after the SIGTERM of a cancelled job."""
@@ -55,7 +55,7 @@ def _run(command: Sequence[str], job: Job, json_text: JsonText) -> Any:
         if code == 0:
             return _result(stdout)
         if job.cancelled:
-            raise Reject("cancelled while it ran")
+            raise Cancelled
         raise Reported(_failure(command[0], code, stderr))
 
 

@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from zclient.errors import LeaseLost
 from zclient.jobs import encode_payload
 from zclient.protocol.messages import Outcome
 from zworker.binding import PayloadMismatch
 from zworker.job import Job
-from zworker.outcomes import Settled, failed, failed_with, rejected
+from zworker.outcomes import Cancelled, Settled, failed, reason_map, rejected
 from zworker.task import Task
 
 
@@ -65,15 +66,15 @@ async def run_coroutine(run: Run, max_result_bytes: int) -> list[Settled]:
 def interruption(run: Run) -> list[Settled]:
     """How the jobs of a coroutine end that was cancelled from outside: given up for good, or given back."""
     if run.interrupted == "cancelled":
-        return [rejected("Cancelled", "cancelled while it ran")] * len(run.jobs)
+        return [failed(Cancelled())] * len(run.jobs)
     return [Settled(Outcome.RELEASE)] * len(run.jobs)
 
 
 def timeout(run: Run) -> list[Settled]:
-    """How the jobs of a run end whose time ran out."""
+    """How the jobs of a run end whose time ran out: to the task's options it is a `TimeoutError`."""
     options = run.task.options
-    text = f"it ran longer than its timeout of {(options.timeout_ms or 0) / 1000:g} s"
-    return [failed_with("timeout", text, job.attempt, options.max_attempts) for job in run.jobs]
+    told = reason_map("timeout", f"it ran longer than its timeout of {(options.timeout_ms or 0) / 1000:g} s")
+    return [Settled(Outcome.NACK if options.retries(TimeoutError) else Outcome.REJECT, told)] * len(run.jobs)
 
 
 def _call(run: Run) -> tuple[Sequence[Any], Any]:
@@ -90,7 +91,10 @@ def _call(run: Run) -> tuple[Sequence[Any], Any]:
 def _failure(run: Run, error: BaseException) -> list[Settled]:
     if isinstance(error, PayloadMismatch):
         return [rejected("PayloadMismatch", str(error))]
-    return [failed(error, job.attempt, run.task.options.max_attempts) for job in run.jobs]
+    if isinstance(error, Cancelled | LeaseLost) and any(job.cancelled or job.lease_lost for job in run.jobs):
+        # What `Job.check` raised for some jobs of a batch is not the fault of the others: they go back.
+        return [failed(Cancelled()) if job.cancelled else Settled(Outcome.RELEASE) for job in run.jobs]
+    return [failed(error, may_retry=run.task.options.retries(type(error)))] * len(run.jobs)
 
 
 def _not_a_result(run: Run, result: Any) -> list[Settled]:

@@ -2,11 +2,12 @@
 
 It stands around a `zclient.session.Session` and owns deliveries, leases, settlements and capacity. Messages from the
 broker go in, jobs come out; outcomes go in, at most one SETTLE a pass comes out. Times are monotonic milliseconds and
-arguments. Everything is called by one thread at a time, but for `settled`, to which any thread may append.
+arguments. Everything is called by one thread at a time, but for `settled`, to which any thread may append, and
+`report`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, ZError
@@ -16,6 +17,7 @@ from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
 from zworker.outcomes import reason_map
+from zworker.progress import Report, Reports
 
 RENEWALS_PER_LEASE = 6
 _KEPT_FENCES = 4096
@@ -41,6 +43,7 @@ class WorkerSession:
         info: dict[str, Any],
         capacity: int,
         queues: Sequence[str],
+        tasks: Mapping[str, dict[str, Any]] | None = None,
         one_broker: bool = False,
     ) -> None:
         self.session = Session(
@@ -50,6 +53,7 @@ class WorkerSession:
             capacity=capacity,
             queues=queues,
             held=self.held,
+            tasks=dict(tasks or {}),
             one_broker=one_broker,
         )
         self.settled: deque[Entry] = deque()
@@ -60,6 +64,7 @@ class WorkerSession:
         self.faults: list[ZError] = []
         self.closing: str | None = None
         self._owner = owner
+        self._reports = Reports()
         self._deliveries: dict[int, Delivery] = {}
         self._past: dict[int, None] = {}
         self._renew_at_ms = _FOREVER
@@ -94,7 +99,7 @@ class WorkerSession:
             if isinstance(message, m.Deliver):
                 self._deliver(message, now, jobs)
             elif isinstance(message, m.Lost):
-                self._lose(message.leases)
+                self._lose(message.leases, message.reason)
             elif isinstance(message, m.Cancel):
                 self._cancel(message)
             elif isinstance(message, m.Welcome):
@@ -132,13 +137,13 @@ class WorkerSession:
 
     def _welcome(self, message: m.Welcome, now: float) -> None:
         self.closing = None
-        self._lose(message.lost)
+        self._lose(message.lost, "")
         # The leases may be from before a long silence: the next tick renews them all.
         for delivery in self._deliveries.values():
             delivery.renew_at_ms = now
         self._renew_at_ms = now if self._deliveries else _FOREVER
 
-    def _lose(self, leases: Iterable[tuple[int, list[bytes]]]) -> None:
+    def _lose(self, leases: Iterable[tuple[int, list[bytes]]], reason: str) -> None:
         for fence, ids in leases:
             delivery = self._deliveries.get(fence)
             if delivery is None:
@@ -149,6 +154,7 @@ class WorkerSession:
                 if job is not None and job.unsettled:
                     self._end(job)
                     job.lease_lost = True
+                    job.lost_reason = reason
                     self._interrupted.append(job)
                     self._forget(fence, [identifier])
 
@@ -165,9 +171,14 @@ class WorkerSession:
     # ---- to the broker
 
     def tick(self, now: float) -> float:
-        """Renew the leases that are due; returns when it next wants to be called."""
-        if now < self._renew_at_ms:
-            return self._renew_at_ms
+        """Renew the leases and tell the progress that is due; returns when it next wants to be called."""
+        if now >= self.progress_due_ms:
+            self._tell(self._reports.take(now))
+        if now >= self._renew_at_ms:
+            self._renew(now)
+        return min(self._renew_at_ms, self.progress_due_ms)
+
+    def _renew(self, now: float) -> None:
         due = []
         welcomed = self.session.welcomed
         for delivery in self._deliveries.values():
@@ -180,7 +191,6 @@ class WorkerSession:
         self.session.renew(due)
         times = [delivery.renew_at_ms for delivery in self._deliveries.values()]
         self._renew_at_ms = min(times, default=_FOREVER)
-        return self._renew_at_ms
 
     def start(self, job: Job, now: float) -> bool:
         """Mark a waiting job as started. False if that must not be: settled, lost, or its lease ran out meanwhile.
@@ -197,16 +207,32 @@ class WorkerSession:
         return True
 
     def release(self, jobs: Iterable[Job]) -> None:
-        """Give these jobs back, as far as they are not settled."""
+        """Give these jobs back, as far as they are not settled. The broker is told which of them never started.
+
+        Where a job is delivered at most once, only such a one is delivered again.
+        """
         for job in jobs:
             if not job.is_settled:
                 job.is_settled = True
-                self.settled.append((job, int(m.Outcome.RELEASE), None))
+                self.settled.append((job, int(m.Outcome.RELEASE), None if job.is_started else True))
 
     def extend(self, job: Job, duration_ms: int, now: float) -> Request:
         """Ask for a longer lease."""
         job.delivery.until_ms = max(job.delivery.until_ms, now + duration_ms)
         return self.session.extend(job.fence, job.identifier, duration_ms, now)
+
+    def report(self, job: Job, fraction: float | None, text: str) -> bool:
+        """Take note of how far a job is; from any thread. Whether a pass should follow for it."""
+        return self._reports.add(job, fraction, text)
+
+    @property
+    def progress_due_ms(self) -> float:
+        """When there is progress to tell; infinite while there is none, or nobody to tell."""
+        return self._reports.due_ms if self.session.welcomed else _FOREVER
+
+    def _tell(self, reports: list[Report]) -> None:
+        for start in range(0, len(reports), MAX_ORDER_IDS):
+            self.session.progress(reports[start : start + MAX_ORDER_IDS])
 
     def set_capacity(self, capacity: int) -> None:
         """Take so many jobs at once from now on; what was delivered beyond it goes back when it arrives."""
@@ -215,6 +241,8 @@ class WorkerSession:
     def flush(self, now: float) -> None:
         """Put everything that is settled into one SETTLE, or several if it is too much for one."""
         settled = self.settled
+        reported = self._reports.latest
+        last: list[Report] = []
         groups: _Groups = {}
         ids: list[bytes] = []
         values: list[Any] = []
@@ -224,6 +252,8 @@ class WorkerSession:
             job, outcome, value = settled.popleft()
             if not job.unsettled:
                 continue
+            if reported:
+                last += self._reports.take_last(job)
             job.unsettled = False
             delivery = job.delivery
             delivery.unsettled -= 1
@@ -245,6 +275,8 @@ class WorkerSession:
                 acks = others = size = 0
         if groups:
             self._settle(groups, now)
+        # Without a number it leaves before what has one, so before these settlements.
+        self._tell(last)
 
     def goodbye(self) -> None:
         """End the incarnation: what is still held returns to its queues, no attempt burnt."""

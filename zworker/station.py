@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zclient.config import OpenTransport, process_info, process_name
@@ -22,6 +22,8 @@ from zworker.session import Entry, WorkerSession
 
 PATIENCE_MS = 2000
 """A worker that no broker answers says so once, after this long, and tries on."""
+
+_FOREVER = float("inf")
 
 
 class Station:
@@ -41,6 +43,7 @@ class Station:
         transport: OpenTransport | None,
         nudge: Callable[[], None] | None = None,
         ready: threading.Event | None = None,
+        tasks: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         if not 0 < capacity <= MAX_CAPACITY:
             raise InvalidArgument(f"a worker holds 1 to {MAX_CAPACITY} jobs at once, not {capacity}")
@@ -53,6 +56,7 @@ class Station:
             info=process_info(),
             capacity=capacity,
             queues=queues,
+            tasks=tasks,
         )
         if transport is not None:
             self.transport = transport(self.session.session)
@@ -108,6 +112,12 @@ class Station:
         if error is not None:
             raise error
 
+    def progress(self, job: Job, fraction: float | None, text: str) -> None:
+        """Take note of how far a job is; it leaves soon. `ClosedError` in a forked child."""
+        self.check_process()
+        if self.session.report(job, fraction, text):
+            self.nudge()
+
     # ---- the loop; from one thread at a time
 
     def turn(self, now: float) -> list[Job]:
@@ -126,7 +136,13 @@ class Station:
     @property
     def has_more(self) -> bool:
         """Whether a turn would have something new to send."""
-        return bool(self.session.settled or self._wishes)
+        return bool(self.session.settled or self._wishes) or self.progress_in_ms <= 0
+
+    @property
+    def progress_in_ms(self) -> float:
+        """How long until there is progress to send; infinite if there is none."""
+        due_ms = self.session.progress_due_ms
+        return due_ms if due_ms == _FOREVER else due_ms - self.transport.now()
 
     @property
     def is_asking(self) -> bool:

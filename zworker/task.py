@@ -5,13 +5,16 @@ It owns what the decorator leaves behind and what a task's options may be. It ne
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from zclient.config import Duration
 from zclient.durations import duration_ms
 from zclient.errors import InvalidArgument
-from zclient.protocol.limits import MAX_ATTEMPTS, MAX_BATCH_JOBS, queue_name_fault
+from zclient.options import wire_value
+from zclient.protocol.limits import MAX_BATCH_JOBS, queue_name_fault
+from zclient.protocol.options import TASK_OPTIONS
 from zworker.binding import Binding
 
 if TYPE_CHECKING:
@@ -20,22 +23,39 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
 
 class TaskOptions(NamedTuple):
-    """What a task may set. Times in ms; ``batch`` is None for a handler of one job at a time."""
+    """What a task may set. Times in ms; ``batch`` is None for a handler of one job at a time.
 
-    max_attempts: int | None = None
+    ``told`` are the options that the broker judges by, as the wire has them; the others are this process's own.
+    ``retry_on`` is None for all errors.
+    """
+
+    told: Mapping[str, Any] = MappingProxyType({})
     timeout_ms: int | None = None
     batch: int | None = None
     batch_wait_ms: int = 0
+    retry_on: tuple[type[BaseException], ...] | None = None
+    reject_on: tuple[type[BaseException], ...] = ()
+
+    def retries(self, kind: type[BaseException]) -> bool:
+        """Whether a job that failed with such an error may be tried again."""
+        return not issubclass(kind, self.reject_on) and (self.retry_on is None or issubclass(kind, self.retry_on))
 
 
 def task_options(
-    max_attempts: int | None, timeout: Duration | None, batch: int | None, batch_wait: Duration | None
+    *,
+    timeout: Duration | None,
+    batch: int | None,
+    batch_wait: Duration | None,
+    retry_on: Errors | None,
+    reject_on: Errors | None,
+    **written: Any,
 ) -> TaskOptions:
     """The options as the decorator takes them, checked; raises `InvalidArgument`."""
-    if max_attempts is not None and not 1 <= max_attempts <= MAX_ATTEMPTS:
-        raise InvalidArgument(f"max_attempts is 1 to {MAX_ATTEMPTS}, not {max_attempts}")
+    told = {name: wire_value(name, TASK_OPTIONS[name], value) for name, value in written.items() if value is not None}
     if batch is not None and not 1 <= batch <= MAX_BATCH_JOBS:
         raise InvalidArgument(f"batch is 1 to {MAX_BATCH_JOBS}, not {batch}")
     if batch is None and batch_wait is not None:
@@ -43,7 +63,21 @@ def task_options(
     timeout_ms = None if timeout is None else duration_ms(timeout)
     if timeout_ms == 0:
         raise InvalidArgument("a timeout is more than 0; leave it out for none")
-    return TaskOptions(max_attempts, timeout_ms, batch, duration_ms("10ms" if batch_wait is None else batch_wait))
+    return TaskOptions(
+        told,
+        timeout_ms,
+        batch,
+        duration_ms("10ms" if batch_wait is None else batch_wait),
+        None if retry_on is None else _error_classes("retry_on", retry_on),
+        () if reject_on is None else _error_classes("reject_on", reject_on),
+    )
+
+
+def _error_classes(name: str, given: Any) -> tuple[type[BaseException], ...]:
+    classes = given if isinstance(given, tuple) else (given,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in classes):
+        raise InvalidArgument(f"{name} is an exception class, or a tuple of them, not {given!r:.60}")
+    return classes
 
 
 class Task(Generic[P, R]):

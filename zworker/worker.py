@@ -18,7 +18,7 @@ from zclient.link import check_endpoints
 from zclient.protocol.limits import MAX_CAPACITY, MAX_QUEUES_PER_PEER
 from zworker.loop import Loop
 from zworker.station import Station
-from zworker.task import Task, task_options
+from zworker.task import Errors, Task, task_options
 
 if TYPE_CHECKING:
     from zclient import Client
@@ -93,23 +93,48 @@ class Worker:
         queue: str,
         *,
         max_attempts: int | None = None,
+        backoff: str | Sequence[Duration] | None = None,
+        backoff_min: Duration | None = None,
+        backoff_max: Duration | None = None,
+        backoff_jitter: float | None = None,
         timeout: Duration | None = None,
         batch: int | None = None,
         batch_wait: Duration | None = None,
+        retry_on: Errors | None = None,
+        reject_on: Errors | None = None,
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Register a function to serve ``queue``.
 
         A dict payload becomes keyword arguments, a list positional ones, anything else one argument; a parameter
         annotated `Job` gets the job. A payload that does not fit the signature is rejected, since no retry can help.
 
-        ``max_attempts``: a failure of this run or a later one is the last. ``timeout``: a run that takes longer has
-        failed; a coroutine is cancelled then, while a plain function goes on in its thread, unheard, and keeps its
-        slot. ``batch``: the handler gets a list of up to so many jobs, gathered for at most ``batch_wait`` (10 ms), and
-        returns a list of their results, or None. Raises `InvalidArgument`.
+        ``max_attempts``: how often a job is run before it is dead. ``backoff``: how its waits grow (``exponential``,
+        ``linear``, ``constant``), or a list of them, from ``backoff_min`` to ``backoff_max``, with a share of chance
+        (``backoff_jitter``, 0 to 1). The broker goes by these, for the jobs that this worker runs: they win over the
+        queue's, and a job's own win over them.
+
+        ``retry_on``: only these exceptions (a class, or a tuple) are tried again; any other rejects the job at once.
+        ``reject_on``: these reject it, whatever ``retry_on`` says. `Retry`, `Reject` and `Snooze` mean what they say.
+
+        ``timeout``: a run that takes longer has failed, with a `TimeoutError` to these two; a coroutine is cancelled
+        then, while a plain function goes on in its thread, unheard, and keeps its slot. ``batch``: the handler gets a
+        list of up to so many jobs, gathered for at most ``batch_wait`` (10 ms), and returns a list of their results, or
+        None. Raises `InvalidArgument`.
         """
         if not isinstance(queue, str):
             raise InvalidArgument('a task names its queue: @worker.task("email")')
-        options = task_options(max_attempts, timeout, batch, batch_wait)
+        options = task_options(
+            max_attempts=max_attempts,
+            backoff=backoff,
+            backoff_min=backoff_min,
+            backoff_max=backoff_max,
+            backoff_jitter=backoff_jitter,
+            timeout=timeout,
+            batch=batch,
+            batch_wait=batch_wait,
+            retry_on=retry_on,
+            reject_on=reject_on,
+        )
 
         def register(function: Callable[P, R]) -> Task[P, R]:
             if self._thread is not None:
@@ -155,6 +180,7 @@ class Worker:
             station = Station(
                 self.endpoints,
                 queues=self.queues,
+                tasks={queue: dict(task.options.told) for queue, task in self._tasks.items() if task.options.told},
                 capacity=Loop.capacity(self._tasks, self.concurrency),
                 name=self.name,
                 credentials=self.credentials,

@@ -15,9 +15,12 @@ LEASE_MS = 30_000
 class Conversation:
     """A worker session in the middle of a conversation; ``now`` is its clock, in ms."""
 
-    def __init__(self, capacity: int = 10) -> None:
+    def __init__(self, capacity: int = 10, tasks: Any = None) -> None:
         self.now = 1000.0
-        self.worker = WorkerSession(b"i" * 16, owner=self, name="tests", info={}, capacity=capacity, queues=["q"])
+        self.woken = 0
+        self.worker = WorkerSession(
+            b"i" * 16, owner=self, name="tests", info={}, capacity=capacity, queues=["q"], tasks=tasks
+        )
 
     # The owner of jobs.
 
@@ -26,6 +29,9 @@ class Conversation:
 
     def extend(self, job: Job, duration_ms: int, timeout_s: float) -> None:
         self.worker.extend(job, duration_ms, self.now)
+
+    def progress(self, job: Job, fraction: float | None, text: str) -> None:
+        self.woken += self.worker.report(job, fraction, text)
 
     # What the broker does.
 
@@ -56,10 +62,16 @@ class Conversation:
         """The settlements of each SETTLE that leaves now."""
         return [message.settlements for message in self.sent() if isinstance(message, m.Settle)]
 
+    def progress_told(self) -> list[list[Any]]:
+        """The entries of each PROGRESS that leaves now."""
+        return [message.entries for message in self.sent() if isinstance(message, m.Progress)]
 
-def delivery(fence: int, *ids: str, payload: Any = None, options: Any = None, attempt: int = 1) -> m.Deliver:
+
+def delivery(
+    fence: int, *ids: str, payload: Any = None, options: Any = None, attempt: int = 1, expires_ms: int = 0
+) -> m.Deliver:
     """A delivery of these jobs from queue ``q``."""
-    head = encode_header(Header("q", 1_700_000_000_000, options or {}, False))
+    head = encode_header(Header("q", 1_700_000_000_000, options or {}, False, expires_ms))
     record = head + (7).to_bytes(8, "big") + encode_payload(payload)
     names = [identifier.encode() for identifier in ids]
     return m.Deliver("q", fence, LEASE_MS, names, [attempt] * len(ids), [record] * len(ids), {})

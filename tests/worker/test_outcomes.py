@@ -5,8 +5,8 @@ import pytest
 from zclient.errors import InvalidArgument
 from zclient.protocol.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from zclient.protocol.messages import Outcome
-from zworker import Reject, Retry, Snooze
-from zworker.outcomes import Reported, error_map, failed, failed_with
+from zworker import Cancelled, Reject, Retry, Snooze
+from zworker.outcomes import Reported, error_map, failed
 
 
 def raised(error: BaseException) -> BaseException:
@@ -18,7 +18,7 @@ def raised(error: BaseException) -> BaseException:
 
 
 def test_an_error_is_retried_with_type_text_and_traceback() -> None:
-    outcome, value = failed(raised(KeyError("who")), attempt=1, max_attempts=None)
+    outcome, value = failed(raised(KeyError("who")))
     assert outcome == Outcome.NACK
     assert (value["type"], value["text"]) == ("KeyError", "'who'")
     assert "raise error" in value["traceback"]
@@ -29,25 +29,24 @@ def test_the_type_of_an_error_of_a_library_names_its_module() -> None:
     assert error_map(InvalidArgument("no"))["type"] == "zclient.errors.InvalidArgument"
 
 
-@pytest.mark.parametrize(("attempt", "reason"), [(1, None), (2, None), (3, "attempts"), (4, "attempts")])
-def test_the_last_attempt_of_a_task_is_rejected_for_its_attempts(attempt: int, reason: str | None) -> None:
-    for outcome, value in (
-        failed(ValueError("x"), attempt, max_attempts=3),
-        failed(Retry(delay="5s"), attempt, max_attempts=3),
-        failed_with("timeout", "too long", attempt, max_attempts=3),
-    ):
-        assert outcome == (Outcome.NACK if reason is None else Outcome.REJECT)
-        assert value.get("reason") == reason
-        assert reason is None or "delay" not in value
+def test_an_error_that_the_task_does_not_have_retried_is_a_rejection() -> None:
+    outcome, value = failed(raised(KeyError("who")), may_retry=False)
+    assert (outcome, value["type"]) == (Outcome.REJECT, "KeyError")
+
+
+def test_what_says_itself_how_the_job_ends_is_taken_at_its_word() -> None:
+    ends = [failed(error, may_retry=False).outcome for error in (Retry(), Retry(5), Snooze(5), Reject())]
+    assert ends == [Outcome.NACK, Outcome.NACK, Outcome.SNOOZE, Outcome.REJECT]
+    assert failed(Cancelled()) == (Outcome.REJECT, {"type": "Cancelled", "text": "cancelled while it ran"})
 
 
 def test_retry_carries_its_delay_and_its_reason() -> None:
-    assert failed(Retry(delay="5s", reason="rate limited"), 1, None) == (
+    assert failed(Retry(delay="5s", reason="rate limited")) == (
         Outcome.NACK,
         {"type": "zworker.outcomes.Retry", "text": "rate limited", "delay": 5000},
     )
-    assert "delay" not in failed(Retry(), 1, None).value
-    assert failed(Retry(0), 1, None).value["delay"] == 0
+    assert "delay" not in failed(Retry()).value
+    assert failed(Retry(0)).value["delay"] == 0
 
 
 def test_retry_and_reject_keep_the_error_they_come_from() -> None:
@@ -57,14 +56,14 @@ def test_retry_and_reject_keep_the_error_they_come_from() -> None:
         except KeyError as error:
             raise Reject("unknown user") from error
     except Reject as error:
-        outcome, value = failed(error, 1, None)
+        outcome, value = failed(error)
     assert outcome == Outcome.REJECT
     assert (value["type"], value["text"]) == ("KeyError", "unknown user: 'who'")
     assert "KeyError" in value["traceback"]
 
 
-def test_snooze_burns_nothing_whatever_the_attempt() -> None:
-    assert failed(Snooze("5m"), 99, max_attempts=1) == (Outcome.SNOOZE, 300_000)
+def test_snooze_carries_its_time() -> None:
+    assert failed(Snooze("5m")) == (Outcome.SNOOZE, 300_000)
 
 
 @pytest.mark.parametrize("wrong", ["soon", -1, "4000d", None])

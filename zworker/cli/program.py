@@ -111,6 +111,10 @@ def run_module(
 @click.option("--concurrency", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Jobs at once.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="Kill a program that runs longer: a failure.")
 @click.option("--max-attempts", type=click.IntRange(1), metavar="N", help="Runs of a job; the last failure is final.")
+@click.option("--backoff", metavar="HOW", help="exponential, linear, constant, or the waits themselves: 1s,10s,1m.")
+@click.option("--backoff-min", type=duration, metavar="DURATION", help="Wait before the first retry.")
+@click.option("--backoff-max", type=duration, metavar="DURATION", help="Longest wait before a retry.")
+@click.option("--backoff-jitter", type=float, metavar="SHARE", help="Share of a wait that chance may take off, 0 to 1.")
 @_worker_options
 def run_command(
     queue: str,
@@ -118,6 +122,10 @@ def run_command(
     concurrency: int,
     timeout: float | None,
     max_attempts: int | None,
+    backoff: str | None,
+    backoff_min: float | None,
+    backoff_max: float | None,
+    backoff_jitter: float | None,
     drain_timeout: float | None,
     connect_timeout: float | None,
     log_format: str,
@@ -137,7 +145,15 @@ def run_command(
         raise usage(f"there is no program {command[0]!r}")
     worker = Worker(concurrency=concurrency)
     handler = program_handler(command, lambda payload: json_text(payload, indent=None))
-    worker.task(queue, timeout=timeout, max_attempts=max_attempts)(handler)
+    worker.task(
+        queue,
+        timeout=timeout,
+        max_attempts=max_attempts,
+        backoff=backoff,
+        backoff_min=backoff_min,
+        backoff_max=backoff_max,
+        backoff_jitter=backoff_jitter,
+    )(handler)
     _serve(worker, drain_timeout, connect_timeout, endpoints_of_code=False)
 
 
