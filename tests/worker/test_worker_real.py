@@ -418,7 +418,22 @@ def test_a_forked_child_must_make_a_worker_of_its_own(broker: str, queue: str) -
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_attempts": 0}, {"timeout": 0}, {"timeout": "soon"}, {"batch": 0}, {"batch_wait": "1s"}],
+    [
+        {"max_attempts": 0},
+        {"backoff": "slowly"},
+        {"backoff": []},
+        {"backoff_min": 0},
+        {"backoff_max": "soon"},
+        {"backoff_jitter": 1.5},
+        {"timeout": 0},
+        {"timeout": "soon"},
+        {"batch": 0},
+        {"batch_wait": "1s"},
+        {"retry_on": "OSError"},
+        {"retry_on": [OSError]},
+        {"retry_on": OSError("an instance")},
+        {"reject_on": (OSError, int)},
+    ],
 )
 def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
