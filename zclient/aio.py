@@ -8,15 +8,17 @@ child, the next call opens a new connection under a new incarnation.
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from zclient import verbs
 from zclient.aioengine import AsyncEngine
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Headers, Moment, OpenTransport, batch_size, one_job
+from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.errors import ClosedError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
+from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
+from zclient.watching import Following
 
 T = TypeVar("T")
 
@@ -44,57 +46,40 @@ class AsyncClient:
         queue: str,
         payload: Any = None,
         *,
-        priority: int | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        at: Moment | None = None,
-        max_attempts: int | None = None,
-        headers: Headers | None = None,
         id: str | None = None,
         timeout: Duration | None = None,
-        **later: Any,
+        **options: Unpack[JobOptions],
     ) -> AsyncJobHandle:
         """Send a job; returns when the broker has it on disk. Raises as `Client.send`."""
-        options = wire_options(
-            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
-        )
-        group = one_job(queue, payload, id, options)
+        group = one_job(queue, payload, id, wire_options(**options))
         timeout_ms = self._config.timeout(timeout)
-        await self._living().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
-        return AsyncJobHandle(self, group.ids[0].decode())
+        instead = await self._living().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
+        sent = group.ids[0]
+        return self._handle(instead.get(sent, sent).decode(), sent in instead)
 
     async def send_many(
         self,
         queue: str,
         payloads: Iterable[Any] | AsyncIterable[Any],
         *,
-        priority: int | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        at: Moment | None = None,
-        max_attempts: int | None = None,
-        headers: Headers | None = None,
         timeout: Duration | None = None,
         batch: int = BATCH_JOBS,
         progress: Callable[[int], Any] | None = None,
-        **later: Any,
+        **options: Unpack[JobOptions],
     ) -> Jobs[AsyncJobHandle]:
         """Send a job for each payload, which may come from an async iterable; see `Client.send_many`."""
-        options = wire_options(
-            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
-        )
-        name, size = queue_name(queue), batch_size(batch)
+        name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, feed = self._config.timeout(timeout), _feeder(payloads)
         ids = await self._living().run(
-            lambda session, now: Pipeline(session, name, options, timeout_ms, size).run(now), feed, progress
+            lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), feed, progress
         )
-        return Jobs(ids, self.job)
+        return Jobs(ids, self._handle)
 
     # ---- single jobs
 
     def job(self, id: str) -> AsyncJobHandle:
         """A handle of the job with this id; asks nothing."""
-        return AsyncJobHandle(self, id_bytes(id).decode())
+        return self._handle(id_bytes(id).decode())
 
     async def get(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> JobStatus:
         """What the broker knows of a job; `NotFound` if that is nothing."""
@@ -104,6 +89,14 @@ class AsyncClient:
         """Wait for a job's end and return what it returned; see `Client.result`."""
         identifier, timeout_ms = id_bytes(id), self._config.patience(timeout)
         return await self._living().run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
+
+    def watch(self, id: str | AsyncJobHandle, timeout: Duration | None = None) -> AsyncIterator[JobStatus]:
+        """What the broker knows of a job: at once, and after each change, until it is over; see `Client.watch`."""
+        return self._changes(Following(id_bytes(id), self._config.patience(timeout)))
+
+    async def why(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> verbs.Why:
+        """Why a job does not run, with the figures; of one that runs or is over, what became of it."""
+        return await self._ask(verbs.why(id), timeout)
 
     async def cancel(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> str:
         """Cancel a job: ``cancelled``, or ``leased`` if it runs: its worker is told."""
@@ -116,24 +109,44 @@ class AsyncClient:
         queue: str | None = None,
         *,
         state: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: int | None = 100,
         timeout: Duration | None = None,
     ) -> AsyncIterator[JobStatus]:
-        """Jobs, fetched page by page: at most ``limit`` of them, None for all. ``timeout`` is for each page."""
-        return self._pages("list", queue, state, limit, timeout)
+        """Jobs, fetched page by page: at most ``limit`` of them, None for all. ``timeout`` is for each page.
+
+        ``since`` and ``until`` bound when they were finished, and of those that are not, when they were made.
+        """
+        return self._pages("list", verbs.selection(queue, state=state, since=since, until=until), limit, timeout)
 
     def dead(
-        self, queue: str | None = None, *, limit: int | None = 100, timeout: Duration | None = None
+        self,
+        queue: str | None = None,
+        *,
+        reason: str | None = None,
+        error: str | None = None,
+        limit: int | None = 100,
+        timeout: Duration | None = None,
     ) -> AsyncIterator[JobStatus]:
-        """Dead jobs, likewise."""
-        return self._pages("dead", queue, None, limit, timeout)
+        """Dead jobs, likewise; of one reason (``attempts``, ``expired``, ...), or whose last error is of this type."""
+        return self._pages("dead", verbs.selection(queue, reason=reason, error=error), limit, timeout)
+
+    async def dead_groups(
+        self, queue: str | None = None, *, limit: int | None = None, timeout: Duration | None = None
+    ) -> list[dict[str, Any]]:
+        """Dead jobs counted by queue, reason and type of error, the largest group first.
+
+        Each is a map: queue, reason, error, text, jobs, first_at, last_at (Unix ms), and example, the id of one.
+        """
+        return await self._ask(verbs.dead_groups(queue, limit), timeout)
 
     async def queues(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
         """All queues, with what is in them."""
         return await self._ask(verbs.queues(), timeout)
 
     async def queue(self, name: str, *, timeout: Duration | None = None) -> dict[str, Any]:
-        """One queue, with its policy."""
+        """One queue; its ``policy`` is a map from each option to its `PolicyValue`."""
         return await self._ask(verbs.queue(name), timeout)
 
     async def workers(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
@@ -144,36 +157,62 @@ class AsyncClient:
         """The broker's counters."""
         return await self._ask(verbs.stats(), timeout)
 
-    # ---- orders
+    # ---- dead jobs
 
     async def replay(
         self,
         ids: str | AsyncJobHandle | Iterable[str | AsyncJobHandle] | None = None,
         *,
         queue: str | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        before: Moment | None = None,
         rate: int | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
-        """Send dead jobs to their queue again: these, or all of a queue; see `Client.replay`."""
-        return verbs.total([await self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate)])
+        """Send dead jobs to their queue again; see `Client.replay`."""
+        narrowed = {"reason": reason, "error": error, "before": before}
+        return verbs.total(
+            [await self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate, **narrowed)]
+        )
 
     async def drop(
         self,
         ids: str | AsyncJobHandle | Iterable[str | AsyncJobHandle] | None = None,
         *,
         queue: str | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        before: Moment | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
-        """Remove dead jobs for good: these, or all of a queue. Answers as `replay`."""
-        return verbs.total([await self._ask(verb, timeout) for verb in verbs.bulk("drop", ids, queue, None)])
+        """Remove dead jobs for good: these, or those of a queue, narrowed as in `replay`. Answers as that."""
+        narrowed = {"reason": reason, "error": error, "before": before}
+        return verbs.total(
+            [await self._ask(verb, timeout) for verb in verbs.bulk("drop", ids, queue, None, **narrowed)]
+        )
+
+    # ---- queues
+
+    async def set_queue(self, queue: str, /, *, timeout: Duration | None = None, **options: Any) -> verbs.Policy:
+        """Set options of a queue; see `Client.set_queue`."""
+        return await self._ask(verbs.set_queue(queue, options), timeout)
+
+    async def unset_queue(self, queue: str, /, *options: str, timeout: Duration | None = None) -> verbs.Policy:
+        """Let the configuration decide these options of a queue again; returns its policy then."""
+        return await self._ask(verbs.unset_queue(queue, options), timeout)
 
     async def pause(self, queue: str, *, timeout: Duration | None = None) -> None:
         """Stop deliveries from a queue; it goes on taking jobs."""
-        await self._ask(verbs.pause(queue, paused=True), timeout)
+        await self._ask(verbs.gate("pause", queue), timeout)
 
     async def resume(self, queue: str, *, timeout: Duration | None = None) -> None:
-        """Deliver from it again."""
-        await self._ask(verbs.pause(queue, paused=False), timeout)
+        """Deliver from it again, and take new jobs: the end of `pause` and of `drain`."""
+        await self._ask(verbs.gate("resume", queue), timeout)
+
+    async def drain(self, queue: str, *, timeout: Duration | None = None) -> None:
+        """Take no new jobs for a queue (`QueueClosed`), and work off those it has."""
+        await self._ask(verbs.gate("drain", queue), timeout)
 
     async def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
         """Remove the waiting jobs of a queue; how many they were."""
@@ -213,13 +252,25 @@ class AsyncClient:
         timeout_ms = self._config.timeout(timeout)
         return await self._living().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
 
+    def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
+        return AsyncJobHandle(self, identifier, existing)
+
+    async def _changes(self, following: Following) -> AsyncIterator[JobStatus]:
+        try:
+            while (status := await self._living().run(following.next)) is not None:
+                yield status
+        finally:
+            following.leave()
+            if self._engine is not None and self._engine.is_ours:
+                self._engine.nudge()
+
     async def _pages(
-        self, name: str, queue: str | None, state: str | None, limit: int | None, timeout: Duration | None
+        self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None
     ) -> AsyncIterator[JobStatus]:
         cursor: Any = None
         left = verbs.rows_wanted(limit)
         while left > 0:
-            page = await self._ask(verbs.page(name, queue, state, left, cursor), timeout)
+            page = await self._ask(verbs.page(name, chosen, left, cursor), timeout)
             for row in page.jobs:
                 yield row
             left -= len(page.jobs)

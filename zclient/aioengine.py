@@ -64,6 +64,11 @@ class AsyncEngine:
             procedure.close()
             self._turn_soon()
 
+    def nudge(self) -> None:
+        """Let what was asked for leave in the loop's next pass."""
+        if not self.loop.is_closed():
+            self._turn_soon()
+
     def close(self) -> None:
         """End every call with `ClosedError`, say goodbye, and close the link."""
         if self._closed:

@@ -6,14 +6,14 @@ The procedure behind `send_many`, and the cutting of its payloads. It runs as th
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from zclient.errors import OutcomeUnknown, Refused, ZError
-from zclient.handles import Jobs
+from zclient.errors import OutcomeUnknown, ProtocolFault, Refused, ZError
+from zclient.handles import Jobs, as_text
 from zclient.jobs import IdRun, IdRuns, IdSource, encode_payload
 from zclient.protocol import limits
 from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import Session
-from zclient.verbs import Feed, Procedure, Report, Wait
+from zclient.verbs import LAST_TRY_MS, Feed, Procedure, Report, Wait, instead_of
 
 BATCH_JOBS = 500
 """Jobs in one PUT: enough that its fixed cost vanishes, few enough that other peers' messages pass between."""
@@ -67,6 +67,7 @@ class Pipeline:
         self._source = IdSource()
         self._batches: list[_Batch] = []
         self._confirmed = IdRuns()
+        self._confirmed.instead = self.ids.instead
         self._unknown = IdRuns()
         self._failure: Exception | None = None
 
@@ -138,6 +139,7 @@ class Pipeline:
                 left.append(batch)
             elif request.error is None:
                 self._confirmed.add(batch.run)
+                self._learn(request.value)
                 progress = True
             else:
                 self._failure = self._failure or request.error.with_traceback(None)
@@ -149,20 +151,28 @@ class Pipeline:
             for batch in left:
                 batch.until_ms = max(batch.until_ms, now + self._timeout_ms)
 
+    def _learn(self, answer: Any) -> None:
+        try:
+            self.ids.instead.update(instead_of(answer))
+        except ProtocolFault as fault:
+            self._failure = self._failure or fault
+
     def _again(self, batch: _Batch, error: ZError | None, now: float) -> bool:
         """Whether a refused batch is worth another try; it then waits for its time."""
         pause = error.retry_after if isinstance(error, Refused) else None
-        if pause is None or self._failure is not None or now + pause * 1000 >= batch.until_ms:
+        if pause is None or self._failure is not None:
+            return False
+        batch.again_ms = min(now + pause * 1000, batch.until_ms - LAST_TRY_MS)
+        if batch.again_ms <= now:
             return False
         batch.request = None
-        batch.again_ms = now + pause * 1000
         return True
 
     def _told(self, failure: Exception) -> Exception:
         """The failure, with what became of the jobs."""
         if isinstance(failure, ZError):
-            failure.confirmed = Jobs(self._confirmed, str)
-            failure.unknown = Jobs(self._unknown, str)
+            failure.confirmed = Jobs(self._confirmed, as_text)
+            failure.unknown = Jobs(self._unknown, as_text)
         failure.add_note(
             f"{len(self._confirmed)} jobs are confirmed, {len(self._unknown)} unknown, none else is stored"
         )

@@ -7,15 +7,17 @@ incarnation, so clients and handles made before the fork go on working in both p
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from zclient import verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Headers, Moment, OpenTransport, batch_size, one_job
+from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.engine import Engine
 from zclient.errors import ClosedError
 from zclient.handles import JobHandle, Jobs, JobStatus
+from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
+from zclient.watching import Following
 
 T = TypeVar("T")
 
@@ -47,15 +49,9 @@ class Client:
         queue: str,
         payload: Any = None,
         *,
-        priority: int | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        at: Moment | None = None,
-        max_attempts: int | None = None,
-        headers: Headers | None = None,
         id: str | None = None,
         timeout: Duration | None = None,
-        **later: Any,
+        **options: Unpack[JobOptions],
     ) -> JobHandle:
         """Send a job; returns when the broker has it on disk.
 
@@ -64,55 +60,43 @@ class Client:
         `Refused` or one of its kinds if the broker refused it; one that says when to try again is followed within the
         timeout.
 
-        ``priority``: -100 to 100, higher is served first. ``key``: jobs with one key share a lane. ``delay``, ``at``:
-        keep it back for so long, until then. ``max_attempts``: runs before it is dead, the first counts. ``headers``:
-        context beside the payload. ``id``: the same job under the same id is stored once.
+        The same job under the same ``id`` is stored once. `JobOptions` tells what the other options mean. Where the
+        job's unique text was taken, and the first job is to stay, the handle is of that one, and says `existing`.
         """
-        options = wire_options(
-            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
-        )
-        group = one_job(queue, payload, id, options)
+        group = one_job(queue, payload, id, wire_options(**options))
         timeout_ms = self._config.timeout(timeout)
-        self._engine().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
-        return JobHandle(self, group.ids[0].decode())
+        instead = self._engine().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
+        sent = group.ids[0]
+        return self._handle(instead.get(sent, sent).decode(), sent in instead)
 
     def send_many(
         self,
         queue: str,
         payloads: Iterable[Any],
         *,
-        priority: int | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        at: Moment | None = None,
-        max_attempts: int | None = None,
-        headers: Headers | None = None,
         timeout: Duration | None = None,
         batch: int = BATCH_JOBS,
         progress: Callable[[int], Any] | None = None,
-        **later: Any,
+        **options: Unpack[JobOptions],
     ) -> Jobs[JobHandle]:
         """Send a job for each payload, in batches that do not wait for each other; returns their handles in order.
 
         ``timeout`` is for each batch. ``progress`` is called with the number of jobs confirmed so far. Memory is
         bounded however many there are. On an error ``confirmed`` and ``unknown`` of the exception name the jobs that
-        are stored and those that may be; no other is.
+        are stored and those that may be; no other is. The options are for each job, as in `send`.
         """
-        options = wire_options(
-            priority=priority, key=key, delay=delay, at=at, max_attempts=max_attempts, headers=headers, **later
-        )
-        name, size = queue_name(queue), batch_size(batch)
+        name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, chunks = self._config.timeout(timeout), Chunks(payloads)
         ids = self._engine().run(
-            lambda session, now: Pipeline(session, name, options, timeout_ms, size).run(now), chunks.next, progress
+            lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), chunks.next, progress
         )
-        return Jobs(ids, self.job)
+        return Jobs(ids, self._handle)
 
     # ---- single jobs
 
     def job(self, id: str) -> JobHandle:
         """A handle of the job with this id; asks nothing."""
-        return JobHandle(self, id_bytes(id).decode())
+        return self._handle(id_bytes(id).decode())
 
     def get(self, id: str | JobHandle, *, timeout: Duration | None = None) -> JobStatus:
         """What the broker knows of a job; `NotFound` if that is nothing."""
@@ -128,6 +112,20 @@ class Client:
         timeout_ms = self._config.patience(timeout)
         return self._engine().run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
 
+    def watch(self, id: str | JobHandle, timeout: Duration | None = None) -> Iterator[JobStatus]:
+        """What the broker knows of a job: at once, and after each change, until it is over.
+
+        The last status is that of its end (done, dead or cancelled). Changes that come faster than they are taken are
+        told as one. ``timeout`` is for the whole, and without end if none is given. Raises `NotFound` if the broker
+        knows no such job; `ResultExpired` if the job ended while nobody could be told, and nothing of it is kept;
+        `ResultTimeout` if it did not end in time. It goes on through lost connections and restarts of the broker.
+        """
+        return self._changes(Following(id_bytes(id), self._config.patience(timeout)))
+
+    def why(self, id: str | JobHandle, *, timeout: Duration | None = None) -> verbs.Why:
+        """Why a job does not run, with the figures; of one that runs or is over, what became of it."""
+        return self._ask(verbs.why(id), timeout)
+
     def cancel(self, id: str | JobHandle, *, timeout: Duration | None = None) -> str:
         """Cancel a job: ``cancelled``, or ``leased`` if it runs: its worker is told. `NotFound` if nobody knows it."""
         return self._ask(verbs.cancel(id), timeout)
@@ -139,24 +137,44 @@ class Client:
         queue: str | None = None,
         *,
         state: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: int | None = 100,
         timeout: Duration | None = None,
     ) -> Iterator[JobStatus]:
-        """Jobs, fetched page by page: at most ``limit`` of them, None for all. ``timeout`` is for each page."""
-        return self._pages("list", queue, state, limit, timeout)
+        """Jobs, fetched page by page: at most ``limit`` of them, None for all. ``timeout`` is for each page.
+
+        ``since`` and ``until`` bound when they were finished, and of those that are not, when they were made.
+        """
+        return self._pages("list", verbs.selection(queue, state=state, since=since, until=until), limit, timeout)
 
     def dead(
-        self, queue: str | None = None, *, limit: int | None = 100, timeout: Duration | None = None
+        self,
+        queue: str | None = None,
+        *,
+        reason: str | None = None,
+        error: str | None = None,
+        limit: int | None = 100,
+        timeout: Duration | None = None,
     ) -> Iterator[JobStatus]:
-        """Dead jobs, likewise."""
-        return self._pages("dead", queue, None, limit, timeout)
+        """Dead jobs, likewise; of one reason (``attempts``, ``expired``, ...), or whose last error is of this type."""
+        return self._pages("dead", verbs.selection(queue, reason=reason, error=error), limit, timeout)
+
+    def dead_groups(
+        self, queue: str | None = None, *, limit: int | None = None, timeout: Duration | None = None
+    ) -> list[dict[str, Any]]:
+        """Dead jobs counted by queue, reason and type of error, the largest group first.
+
+        Each is a map: queue, reason, error, text, jobs, first_at, last_at (Unix ms), and example, the id of one.
+        """
+        return self._ask(verbs.dead_groups(queue, limit), timeout)
 
     def queues(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
         """All queues, with what is in them."""
         return self._ask(verbs.queues(), timeout)
 
     def queue(self, name: str, *, timeout: Duration | None = None) -> dict[str, Any]:
-        """One queue, with its policy."""
+        """One queue; its ``policy`` is a map from each option to its `PolicyValue`."""
         return self._ask(verbs.queue(name), timeout)
 
     def workers(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
@@ -167,40 +185,68 @@ class Client:
         """The broker's counters."""
         return self._ask(verbs.stats(), timeout)
 
-    # ---- orders
+    # ---- dead jobs
 
     def replay(
         self,
         ids: str | JobHandle | Iterable[str | JobHandle] | None = None,
         *,
         queue: str | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        before: Moment | None = None,
         rate: int | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
-        """Send dead jobs to their queue again: these, or all of a queue, at most ``rate`` a second.
+        """Send dead jobs to their queue again: these, or those of a queue, at most ``rate`` a second.
 
-        Named jobs are replayed all or none, a thousand at a time; those of a queue in slices, which go on in the broker
-        after the answer. ``timeout`` is for each thousand. Raises `NotFound` if one of them is not dead.
+        Those of a queue may be narrowed to one ``reason``, one type of ``error``, and to what died ``before`` a time.
+        Named jobs are replayed all or none, 250 at a time, and ``timeout`` is for each 250. For a queue, or with a
+        rate, the broker answers at once and goes on in slices, also over a restart. Raises `NotFound` if one of the
+        named jobs is not dead, `UniqueTaken` if another job has its unique text by now.
         """
-        return verbs.total([self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate)])
+        narrowed = {"reason": reason, "error": error, "before": before}
+        return verbs.total([self._ask(verb, timeout) for verb in verbs.bulk("replay", ids, queue, rate, **narrowed)])
 
     def drop(
         self,
         ids: str | JobHandle | Iterable[str | JobHandle] | None = None,
         *,
         queue: str | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        before: Moment | None = None,
         timeout: Duration | None = None,
     ) -> verbs.Bulk:
-        """Remove dead jobs for good: these, or all of a queue. Answers as `replay`."""
-        return verbs.total([self._ask(verb, timeout) for verb in verbs.bulk("drop", ids, queue, None)])
+        """Remove dead jobs for good: these, or those of a queue, narrowed as in `replay`. Answers as that."""
+        narrowed = {"reason": reason, "error": error, "before": before}
+        return verbs.total([self._ask(verb, timeout) for verb in verbs.bulk("drop", ids, queue, None, **narrowed)])
+
+    # ---- queues
+
+    def set_queue(self, queue: str, /, *, timeout: Duration | None = None, **options: Any) -> verbs.Policy:
+        """Set options of a queue, as people write them: ``lease="1m"``, ``rate="10/1m"``; returns its policy then.
+
+        What is set wins over the broker's configuration, also after a restart, until it is unset. A queue that is not
+        there is made. Which options there are is on the pages of ``docs/``.
+        """
+        return self._ask(verbs.set_queue(queue, options), timeout)
+
+    def unset_queue(self, queue: str, /, *options: str, timeout: Duration | None = None) -> verbs.Policy:
+        """Let the configuration decide these options of a queue again; returns its policy then."""
+        return self._ask(verbs.unset_queue(queue, options), timeout)
 
     def pause(self, queue: str, *, timeout: Duration | None = None) -> None:
         """Stop deliveries from a queue; it goes on taking jobs."""
-        self._ask(verbs.pause(queue, paused=True), timeout)
+        self._ask(verbs.gate("pause", queue), timeout)
 
     def resume(self, queue: str, *, timeout: Duration | None = None) -> None:
-        """Deliver from it again."""
-        self._ask(verbs.pause(queue, paused=False), timeout)
+        """Deliver from it again, and take new jobs: the end of `pause` and of `drain`."""
+        self._ask(verbs.gate("resume", queue), timeout)
+
+    def drain(self, queue: str, *, timeout: Duration | None = None) -> None:
+        """Take no new jobs for a queue (`QueueClosed`), and work off those it has."""
+        self._ask(verbs.gate("drain", queue), timeout)
 
     def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
         """Remove the waiting jobs of a queue; how many they were."""
@@ -234,13 +280,26 @@ class Client:
         timeout_ms = self._config.timeout(timeout)
         return self._engine().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
 
+    def _handle(self, identifier: str, existing: bool = False, /) -> JobHandle:
+        return JobHandle(self, identifier, existing)
+
+    def _changes(self, following: Following) -> Iterator[JobStatus]:
+        try:
+            while (status := self._engine().run(following.next)) is not None:
+                yield status
+        finally:
+            following.leave()
+            engine = self._engines.get(os.getpid())
+            if engine is not None:
+                engine.nudge()
+
     def _pages(
-        self, name: str, queue: str | None, state: str | None, limit: int | None, timeout: Duration | None
+        self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None
     ) -> Iterator[JobStatus]:
         cursor: Any = None
         left = verbs.rows_wanted(limit)
         while left > 0:
-            page = self._ask(verbs.page(name, queue, state, left, cursor), timeout)
+            page = self._ask(verbs.page(name, chosen, left, cursor), timeout)
             yield from page.jobs
             left -= len(page.jobs)
             cursor = page.cursor

@@ -86,6 +86,15 @@ class Engine:
             finally:
                 procedure.close()
 
+    def nudge(self) -> None:
+        """Let what was asked for without the lock leave, unless somebody is about to take a turn anyhow."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._opened is not None and not self._closed:
+                    self._turn(self._opened[1])
+            finally:
+                self._lock.release()
+
     def close(self) -> None:
         """End every call with `ClosedError`, say goodbye, and close the link. Waits a moment at most."""
         with self._lock:

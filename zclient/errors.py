@@ -107,6 +107,12 @@ class DuplicateId(Refused):
     code = "duplicate_id"
 
 
+class UniqueTaken(Refused):
+    """Another job has the unique text; ``details["id"]`` is its id, where it was told."""
+
+    code = "conflict"
+
+
 class QueueClosed(Refused):
     """The queue, or the whole broker, takes no new jobs: it is being drained or stopped."""
 
@@ -157,22 +163,41 @@ class NotFound(ZError, LookupError):
 
 
 class JobFailed(ZError):
-    """The job is dead. ``reason`` says why (``attempts``, ``rejected``, ...), ``error`` is the last attempt's."""
+    """The job is dead. ``reason`` says why (``attempts``, ``rejected``, ...), ``error`` is the last attempt's.
+
+    ``moved_to`` is the queue that got the job instead, where its queue has one for its dead (``dead_to``); else None.
+    """
 
     code = "job_failed"
 
     def __init__(
-        self, text: str = "", *, reason: str = "", error: dict[str, Any] | None = None, **details: Any
+        self,
+        text: str = "",
+        *,
+        reason: str = "",
+        error: dict[str, Any] | None = None,
+        moved_to: str | None = None,
+        **details: Any,
     ) -> None:
-        super().__init__(text, **details)
+        super().__init__(text, moved_to=moved_to, **details)
         self.reason = reason
         self.error = error or {}
+        self.moved_to = moved_to
 
 
 class JobCancelled(ZError):
-    """The job was cancelled before it was done."""
+    """The job was cancelled before it was done.
+
+    ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), or ``replaced``: another job with
+    its unique text took its place, and ``by`` is the id of that one.
+    """
 
     code = "job_cancelled"
+
+    def __init__(self, text: str = "", *, reason: str = "cancelled", by: str | None = None, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.reason = reason
+        self.by = by
 
 
 class ResultExpired(ZError):
@@ -211,6 +236,7 @@ _BY_CODE: dict[str, type[ZError]] = {
         QueueFull,
         DiskFull,
         DuplicateId,
+        UniqueTaken,
         QueueClosed,
         TooManyPeers,
         TooManyQueues,
@@ -223,5 +249,10 @@ _BY_CODE: dict[str, type[ZError]] = {
 
 
 def error_from_wire(code: str, text: str, details: dict[str, Any]) -> ZError:
-    """The error that a FAILURE message stands for; an unknown code is a plain `Refused`."""
-    return _BY_CODE.get(code, Refused)(text, **{str(name): value for name, value in details.items() if name != "ids"})
+    """The error that a FAILURE message stands for; an unknown code is a plain `Refused`. Ids become texts."""
+    told = {
+        str(name): value.decode(errors="replace") if isinstance(value, bytes) else value
+        for name, value in details.items()
+        if name != "ids"
+    }
+    return _BY_CODE.get(code, Refused)(text, **told)

@@ -3,10 +3,10 @@
 A handle is an id and a client; it keeps nothing of the job, so every question is asked afresh.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from zclient.jobs import IdRuns, decode_payload, moment
 
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from zclient.blocking import Client
 
 H = TypeVar("H")
+H_co = TypeVar("H_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is, as its worker told last: a fraction from 0 to 1 or None, a text, and when."""
+
+    fraction: float | None = None
+    text: str = ""
+    at: datetime | None = None
+
+    @classmethod
+    def from_wire(cls, told: dict[str, Any]) -> "Progress":
+        """From the map in a job's row."""
+        return cls(told.get("fraction"), told.get("text") or "", moment(told.get("at")))
+
+    def __str__(self) -> str:
+        percent = None if self.fraction is None else f"{self.fraction:.0%}"
+        return " ".join(part for part in (percent, self.text) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +41,8 @@ class JobStatus:
     """A job as the broker told it. Points in time are datetimes in UTC; what does not apply is None.
 
     ``attempts`` counts its runs, ``attempt_log`` tells of those that failed, oldest first, each a map with the error,
-    worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed.
+    worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed. It does not begin after
+    ``expires_at``.
     """
 
     id: str
@@ -31,9 +51,11 @@ class JobStatus:
     attempts: int = 0
     priority: int = 0
     key: str | None = None
+    unique: str | None = None
     headers: dict[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     due_at: datetime | None = None
+    expires_at: datetime | None = None
     finished_at: datetime | None = None
     worker: str | None = None
     fence: int | None = None
@@ -41,7 +63,7 @@ class JobStatus:
     error: dict[str, Any] | None = None
     attempt_log: list[dict[str, Any]] = field(default_factory=list)
     cancel_requested: bool = False
-    progress: Any = None
+    progress: Progress | None = None
     payload_bytes: bytes | None = field(default=None, repr=False)
     result_bytes: bytes | None = field(default=None, repr=False)
 
@@ -70,9 +92,11 @@ class JobStatus:
             attempts=row.get("attempt") or 0,
             priority=row.get("priority") or 0,
             key=row.get("key"),
+            unique=row.get("unique") or None,
             headers=row.get("headers") or {},
             created_at=moment(row.get("created_at")),
             due_at=moment(row.get("due_at")),
+            expires_at=moment(row.get("expires_at")),
             finished_at=moment(row.get("finished_at")),
             worker=text_of(row.get("worker")),
             fence=row.get("fence"),
@@ -80,6 +104,7 @@ class JobStatus:
             error=row.get("error"),
             attempt_log=list(row.get("attempts") or ()),
             cancel_requested=bool(row.get("cancel_requested")),
+            progress=Progress.from_wire(row["progress"]) if row.get("progress") else None,
             payload_bytes=row.get("payload"),
             result_bytes=row.get("result"),
         )
@@ -97,17 +122,26 @@ def text_of(identifier: Any) -> str | None:
 
 
 class JobHandle:
-    """A job that was sent through a `Client`, or is known by its id. It may be used in any thread."""
+    """A job that was sent through a `Client`, or is known by its id. It may be used in any thread.
 
-    __slots__ = ("_client", "id")
+    ``existing`` tells that sending it stored nothing: a job with its unique text was there already, and this is that
+    one.
+    """
 
-    def __init__(self, client: "Client", identifier: str) -> None:
+    __slots__ = ("_client", "existing", "id")
+
+    def __init__(self, client: "Client", identifier: str, existing: bool = False) -> None:
         self._client = client
         self.id = identifier
+        self.existing = existing
 
     def result(self, timeout: Any = None) -> Any:
         """Wait for the job's end and return what it returned; see `Client.result`."""
         return self._client.result(self.id, timeout=timeout)
+
+    def watch(self, timeout: Any = None) -> Iterator[JobStatus]:
+        """What the broker knows of it, now and after each change, until it is over; see `Client.watch`."""
+        return self._client.watch(self.id, timeout=timeout)
 
     def status(self, *, timeout: Any = None) -> JobStatus:
         """What the broker knows of it now; `NotFound` once that is nothing."""
@@ -130,15 +164,20 @@ class JobHandle:
 class AsyncJobHandle:
     """The same for an `AsyncClient`: its methods are coroutines."""
 
-    __slots__ = ("_client", "id")
+    __slots__ = ("_client", "existing", "id")
 
-    def __init__(self, client: "AsyncClient", identifier: str) -> None:
+    def __init__(self, client: "AsyncClient", identifier: str, existing: bool = False) -> None:
         self._client = client
         self.id = identifier
+        self.existing = existing
 
     async def result(self, timeout: Any = None) -> Any:
         """Wait for the job's end and return what it returned; see `Client.result`."""
         return await self._client.result(self.id, timeout=timeout)
+
+    def watch(self, timeout: Any = None) -> AsyncIterator[JobStatus]:
+        """What the broker knows of it, now and after each change, until it is over; see `Client.watch`."""
+        return self._client.watch(self.id, timeout=timeout)
 
     async def status(self, *, timeout: Any = None) -> JobStatus:
         """What the broker knows of it now; `NotFound` once that is nothing."""
@@ -158,12 +197,26 @@ class AsyncJobHandle:
         return hash(self.id)
 
 
+class Make(Protocol[H_co]):
+    """Makes what stands for a job out of its id."""
+
+    def __call__(self, identifier: str, existing: bool = False, /) -> H_co: ...
+
+
+def as_text(identifier: str, existing: bool = False, /) -> str:
+    """A `Make` of the ids alone."""
+    return identifier
+
+
 class Jobs(Sequence[H], Generic[H]):
-    """Handles of many jobs, in the order they were sent. It keeps ranges of ids, and makes handles when asked."""
+    """Handles of many jobs, in the order they were sent. It keeps ranges of ids, and makes handles when asked.
+
+    Where a job's unique text was taken, the job that has it stands in its place.
+    """
 
     __slots__ = ("_ids", "_make", "_range")
 
-    def __init__(self, ids: IdRuns, make: Callable[[str], H], chosen: range | None = None) -> None:
+    def __init__(self, ids: IdRuns, make: Make[H], chosen: range | None = None) -> None:
         self._ids = ids
         self._make = make
         self._range = range(len(ids)) if chosen is None else chosen
@@ -180,12 +233,14 @@ class Jobs(Sequence[H], Generic[H]):
     def __getitem__(self, position: int | slice) -> "H | Jobs[H]":
         if isinstance(position, slice):
             return Jobs(self._ids, self._make, self._range[position])
-        return self._make(self._ids.id(self._range[position]).decode())
+        sent = self._ids.id(self._range[position])
+        existing = self._ids.instead.get(sent)
+        return self._make((existing or sent).decode(), existing is not None)
 
     @property
     def ids(self) -> "Jobs[str]":
         """The ids alone, as a sequence of the same kind."""
-        return Jobs(self._ids, str, self._range)
+        return Jobs(self._ids, as_text, self._range)
 
     def __repr__(self) -> str:
         return f"<{len(self)} jobs>"

@@ -4,27 +4,27 @@ Ids are UUIDv7 (RFC 9562) as 32 hexadecimal digits, so that they sort by the tim
 share all but their last six digits, which count: a million ids need no million objects.
 """
 
-import math
 import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
 
-from zclient.durations import duration_ms
 from zclient.errors import InvalidArgument, PayloadTooLarge
+from zclient.options import wire_value
 from zclient.protocol import limits
+from zclient.protocol.options import JOB_OPTIONS, job_fault
 
 RUN_JOBS = 1 << 24
 """Ids that share one prefix: what six hexadecimal digits can count."""
 
 _BLOCK = 1 << 12
 _LAST_DIGITS = [b"%03x" % number for number in range(_BLOCK)]
-_LATER = {"ttl", "unique", "after"}
+_LATER = {"after"}
 
 
 # ---- ids
@@ -92,13 +92,17 @@ class IdSource:
 
 
 class IdRuns:
-    """Ids in order, kept as runs: neighbours that continue each other are one."""
+    """Ids in order, kept as runs: neighbours that continue each other are one.
 
-    __slots__ = ("_ends", "_runs")
+    ``instead`` maps those under which nothing is stored, since their unique text was taken, to the jobs that have it.
+    """
+
+    __slots__ = ("_ends", "_runs", "instead")
 
     def __init__(self, runs: Sequence[IdRun] = ()) -> None:
         self._runs: list[IdRun] = []
         self._ends: list[int] = []
+        self.instead: dict[bytes, bytes] = {}
         for run in runs:
             self.add(run)
 
@@ -192,20 +196,34 @@ def queue_name(name: Any) -> str:
 
 
 def wire_options(**options: Any) -> dict[str, Any]:
-    """A caller's options in the units of the wire. What is None is left out; what is wrong is `InvalidArgument`."""
+    """A job's options in the units of the wire. What is None is left out; what is wrong is `InvalidArgument`.
+
+    `zclient.joboptions.JobOptions` tells what they are.
+    """
     wire: dict[str, Any] = {}
     for name, value in options.items():
         if value is None:
             continue
         if name in _LATER:
             raise InvalidArgument(f"the option {name} arrives in a later version")
-        check = _CHECKS.get(name)
-        if check is None:
+        option = JOB_OPTIONS.get(name)
+        if option is None:
             raise InvalidArgument(f"no such option: {name}")
-        wire[name] = check(value)
-    if "delay" in wire and "at" in wire:
-        raise InvalidArgument("give delay or at, not both")
+        wire[name] = wire_value(name, option, value)
+    if fault := job_fault(wire):
+        raise InvalidArgument(fault)
+    if "headers" in wire:
+        _check_size(wire["headers"])
     return wire
+
+
+def _check_size(headers: dict[str, Any]) -> None:
+    try:
+        size = len(encode_payload(headers))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"headers: {error}") from None
+    if size > limits.MAX_HEADERS_BYTES:
+        raise InvalidArgument(f"headers take at most {limits.MAX_HEADERS_BYTES} bytes: data belongs in the payload")
 
 
 def whole(value: Any, name: str, least: int, most: int) -> int:
@@ -213,63 +231,6 @@ def whole(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidArgument(f"{name} is an integer from {least} to {most}, not {value!r:.60}")
     return int(value)
-
-
-def _priority(value: Any) -> int:
-    return whole(value, "priority", limits.MIN_PRIORITY, limits.MAX_PRIORITY)
-
-
-def _max_attempts(value: Any) -> int:
-    return whole(value, "max_attempts", 1, limits.MAX_ATTEMPTS)
-
-
-def _key(value: Any) -> str:
-    if not isinstance(value, str) or len(value.encode(errors="replace")) > limits.MAX_KEY_BYTES:
-        raise InvalidArgument(f"key is a text of at most {limits.MAX_KEY_BYTES} bytes")
-    return value
-
-
-def _delay(value: Any) -> int:
-    delay_ms = duration_ms(value)
-    if delay_ms > limits.MAX_DELAY_MS:
-        raise InvalidArgument(f"delay is at most ten years, not {value!r:.60}")
-    return delay_ms
-
-
-def _at(value: Any) -> int:
-    """Unix milliseconds, from Unix seconds, a datetime, or ISO 8601; without a zone it is local time."""
-    try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            value = value.timestamp()
-        if not isinstance(value, bool) and math.isfinite(value) and 0 <= value * 1000 < 1 << 53:
-            milliseconds: int = round(value * 1000)
-            return milliseconds
-    except (ValueError, TypeError, OverflowError, OSError):
-        pass  # One message for whatever is wrong with it, below.
-    raise InvalidArgument(f"at is Unix seconds, a datetime or a text like 2031-05-04T12:30Z, not {value!r:.60}")
-
-
-def _headers(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(name, str) and isinstance(item, str | int | float) for name, item in value.items()
-    ):
-        raise InvalidArgument("headers map texts to a str, int, float or bool each")
-    headers = dict(value)
-    if len(encode_payload(headers)) > limits.MAX_HEADERS_BYTES:
-        raise InvalidArgument(f"headers take at most {limits.MAX_HEADERS_BYTES} bytes: data belongs in the payload")
-    return headers
-
-
-_CHECKS = {
-    "priority": _priority,
-    "key": _key,
-    "delay": _delay,
-    "at": _at,
-    "max_attempts": _max_attempts,
-    "headers": _headers,
-}
 
 
 def moment(milliseconds: int | None) -> datetime | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from zclient.durations import duration_ms, format_duration
 from zclient.errors import InvalidArgument
-from zclient.protocol.options import QUEUE_OPTIONS, Option
+from zclient.protocol.options import MAX_BACKOFF_STEPS, QUEUE_OPTIONS, Option
 
 _SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)", re.ASCII)
@@ -33,11 +33,13 @@ def wire_value(name: str, option: Option, value: Any) -> Any:
 
 
 def _in_units(option: Option, fault: str, value: Any) -> str:
-    """The fault of a duration in the units that people write."""
-    if option.kind != "duration":
+    """The fault of a duration, or of what may be one, in the units that people write."""
+    if option.kind not in ("duration", "period", "backoff"):
         return fault
-    least, most = format_duration(option.low / 1000), format_duration(option.high / 1000)
-    return f"from {least} to {most}, not {value!r:.60}"
+    span = f"from {format_duration(option.low / 1000)} to {format_duration(option.high / 1000)}"
+    if option.kind == "backoff":
+        span = f"1 to {MAX_BACKOFF_STEPS} waits {span}"
+    return f"{', '.join([*option.choices, span])}, not {value!r:.60}"
 
 
 def queue_options(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +165,14 @@ def headers(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+def text(value: Any) -> Any:
+    """A text, which the wire carries as UTF-8."""
+    try:
+        return value if not isinstance(value, str) else value.encode().decode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"UTF-8 text, not {value!r:.60}") from None
+
+
 def _as_it_is(value: Any) -> Any:
     return value
 
@@ -174,7 +184,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "size": size,
     "share": share,
     "choice": _as_it_is,
-    "text": _as_it_is,
+    "text": text,
     "backoff": backoff,
     "period": period,
     "rate": rate,

@@ -50,9 +50,14 @@ class Follower:
         """What ends when there is something new."""
         return self.end, self.changes.next
 
+    @property
+    def news(self) -> bool:
+        """Whether there is a change that was not taken yet."""
+        return self._seen != self.changes.told
+
     def fresh(self) -> dict[str, Any] | None:
         """The latest change, as a row of ``show``, if it was not taken yet."""
-        if self._seen == self.changes.told:
+        if not self.news:
             return None
         self._seen = self.changes.told
         return self.changes.row

@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zclient.errors import InvalidArgument
-from zclient.handles import Jobs, JobStatus
+from zclient.handles import Jobs, JobStatus, Progress, as_text
+from zclient.joboptions import JobOptions
 from zclient.jobs import (
     RUN_JOBS,
     IdRun,
@@ -24,6 +25,7 @@ from zclient.jobs import (
     queue_name,
     wire_options,
 )
+from zclient.protocol.options import JOB_OPTIONS
 
 # ---- ids
 
@@ -80,7 +82,7 @@ def test_a_million_jobs_are_a_few_objects() -> None:
     source = IdSource()
     for _ in range(2000):
         ids.add(source.take(500))
-    jobs = Jobs(ids, str)
+    jobs = Jobs(ids, as_text)
     assert len(jobs) == 1_000_000
     assert len(ids._runs) == 1
     assert jobs[-1] == jobs[999_999]
@@ -179,7 +181,6 @@ def test_points_in_time(at: Any) -> None:
     ("option", "value"),
     [
         ("priority", 101),
-        ("priority", "5"),
         ("priority", True),
         ("key", 7),
         ("key", "k" * 257),
@@ -197,6 +198,19 @@ def test_points_in_time(at: Any) -> None:
         ("headers", {1: "a"}),
         ("headers", {"a": "x" * 9000}),
         ("headers", {"a": 2**70}),
+        ("headers", {"a": "\ud800"}),
+        ("key", "\ud800"),
+        ("key", "a\0b"),
+        ("ttl", "-1s"),
+        ("backoff", "quadratic"),
+        ("backoff", []),
+        ("backoff", ["1s"] * 101),
+        ("backoff_min", 0),
+        ("backoff_max", "400d"),
+        ("backoff_jitter", 1.5),
+        ("unique", ""),
+        ("unique_for", "10m"),
+        ("on_conflict", "replace"),
         ("prioritty", 1),
     ],
 )
@@ -205,15 +219,41 @@ def test_options_that_cannot_be(option: str, value: Any) -> None:
         wire_options(**{option: value})
 
 
-def test_delay_and_at_exclude_each_other() -> None:
-    with pytest.raises(InvalidArgument, match="not both"):
-        wire_options(delay=1, at=1893456000)
+def test_every_option_of_the_wire_can_be_said_and_is_typed() -> None:
+    assert set(JobOptions.__annotations__) == set(JOB_OPTIONS)
+    assert wire_options(
+        ttl="1h", backoff=["1s", 10, timedelta(minutes=1)], backoff_min="300ms", backoff_max="1d", backoff_jitter=0.5
+    ) == {
+        "ttl": 3_600_000,
+        "backoff": [1000, 10_000, 60_000],
+        "backoff_min": 300,
+        "backoff_max": 86_400_000,
+        "backoff_jitter": 0.5,
+    }
+    assert wire_options(unique="order-17", unique_for="10m", on_conflict="debounce") == {
+        "unique": "order-17",
+        "unique_for": 600_000,
+        "on_conflict": "debounce",
+    }
+    assert wire_options(backoff="linear", unique="u", unique_for="waiting")["unique_for"] == "waiting"
 
 
-@pytest.mark.parametrize("option", ["ttl", "unique", "after"])
-def test_options_of_later_versions_say_so(option: str) -> None:
-    with pytest.raises(InvalidArgument, match="arrives in a later version"):
-        wire_options(**{option: "1h"})
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"delay": 1, "at": 1893456000}, "delay and at exclude each other"),
+        ({"after": ["a"]}, "the option after arrives in a later version"),
+        ({"delay": "11000d"}, "delay: from 0s to 3660d, not '11000d'"),
+        ({"backoff_max": 0}, "backoff_max: from 1ms to 366d, not 0"),
+        ({"unique": "u", "unique_for": "ever"}, "unique_for: done, waiting, from 1ms to 3660d, not 'ever'"),
+        ({"on_conflict": "replace"}, "unique_for and on_conflict go with unique"),
+        ({"prioritty": 1}, "no such option: prioritty"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_units_of_people(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument) as error:
+        wire_options(**options)
+    assert str(error.value) == text
 
 
 # ---- status
@@ -232,9 +272,14 @@ def test_a_row_becomes_a_status() -> None:
             "payload": b"\x01",
             "result": None,
             "something new": 1,
+            "progress": {"fraction": 0.4, "text": "page 2", "at": 1893456000_500},
+            "expires_at": 1893456000_000,
+            "unique": "order-17",
         }
     )
     assert (status.id, status.attempts, status.payload, status.result) == ("a", 2, 1, None)
     assert status.created_at == datetime(2030, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
     assert status.worker == "c8" * 16
+    assert status.progress == Progress(0.4, "page 2", status.created_at) and str(status.progress) == "40% page 2"
+    assert (status.expires_at, status.unique) == (datetime(2030, 1, 1, tzinfo=UTC), "order-17")
     assert status.is_over

@@ -20,10 +20,11 @@ from zclient.errors import (
     ResultExpired,
     ResultTimeout,
 )
+from zclient.handles import Jobs
 from zclient.protocol import messages as m
 from zclient.protocol.codec import decode, encode
 from zclient.session import Session
-from zclient.verbs import End, Feed, Report, Wait, advance
+from zclient.verbs import LAST_TRY_MS, End, Feed, Report, Wait, advance
 
 GROUP = m.Group("q", {}, [b"a"], [b"\x01"])
 
@@ -63,24 +64,64 @@ def test_a_refusal_that_says_when_is_followed() -> None:
     advance(procedure, bench.now)
     assert bench.said() == [m.Put(2, 2, [GROUP])]
     bench.say(m.Ok([2]))
-    assert advance(procedure, bench.now) == End(None)
+    assert advance(procedure, bench.now) == End({})
 
 
-def test_a_refusal_beyond_the_timeout_is_raised() -> None:
+def test_a_refusal_that_stays_is_raised_after_a_last_try_that_has_time_for_its_answer() -> None:
     bench = Bench()
     procedure = verbs.sending(bench.session, bench.now, GROUP, 1000)
     advance(procedure)
     bench.said()
     bench.say(full(1, 2000))
-    assert advance(procedure, bench.now) == Wait((), 1000)
+    bench.now = 1000.0 - LAST_TRY_MS
+    assert advance(procedure, 5) == Wait((), bench.now)
+    advance(procedure, bench.now)
+    assert bench.said() == [m.Put(2, 2, [GROUP])]
+    bench.say(full(2, 2000))
     with pytest.raises(QueueFull):
-        advance(procedure, 1000)
+        advance(procedure, bench.now)
+    assert bench.said() == []
+
+
+def test_a_refusal_without_a_when_or_without_time_is_raised_at_once() -> None:
+    for refusal, timeout_ms in ((m.Failure(1, "duplicate_id", "", {}), 1000), (full(1, 10), 0), (full(1, 10), 150)):
+        bench = Bench()
+        procedure = verbs.sending(bench.session, bench.now, GROUP, timeout_ms)
+        advance(procedure)
+        bench.said()
+        bench.say(refusal)
+        with pytest.raises(DuplicateId if timeout_ms == 1000 else QueueFull):
+            advance(procedure, bench.now)
+
+
+def test_a_caller_that_slept_through_its_time_sends_nothing_more() -> None:
+    bench = Bench()
+    procedure = verbs.sending(bench.session, bench.now, GROUP, 10_000)
+    advance(procedure)
+    bench.said()
+    bench.say(full(1, 2000))
+    advance(procedure, bench.now)
+    bench.now = 10_001
+    with pytest.raises(QueueFull):
+        advance(procedure, bench.now)
+    assert bench.said() == []
+
+
+def test_a_taken_unique_text_tells_the_job_that_has_it() -> None:
+    bench = Bench()
     procedure = verbs.sending(bench.session, bench.now, GROUP, 1000)
     advance(procedure)
     bench.said()
-    bench.say(m.Failure(2, "duplicate_id", "", {}))
-    with pytest.raises(DuplicateId):
-        advance(procedure, bench.now)
+    bench.say(m.Answer(1, {"instead": [[b"a", b"first"]]}))
+    assert advance(procedure, bench.now) == End({b"a": b"first"})
+
+
+@pytest.mark.parametrize(
+    "answer", [7, {}, {"instead": [[b"a"]]}, {"instead": [["a", "b"]]}, {"instead": [[b"a", b""]]}]
+)
+def test_an_answer_to_a_put_that_cannot_be_read_is_a_fault_of_the_broker(answer: Any) -> None:
+    with pytest.raises(ProtocolFault):
+        verbs.instead_of(answer)
 
 
 @pytest.mark.parametrize("sent", [False, True])
@@ -116,6 +157,7 @@ def test_an_answer_that_cannot_be_read_is_a_fault_of_the_broker() -> None:
         ("done", b"\x05", None, 5),
         ("done", None, None, None),
         ("cancelled", None, None, JobCancelled),
+        ("cancelled", None, {"reason": "replaced", "by": b"b"}, JobCancelled),
         ("unknown", None, None, ResultExpired),
         ("dead", None, {"reason": "attempts", "error": {"type": "KeyError", "text": "'x'"}, "attempts": 3}, JobFailed),
         ("dead", None, None, JobFailed),
@@ -134,9 +176,30 @@ def test_how_jobs_end(state: str, result: Any, cause: Any, ends_with: Any) -> No
         return
     with pytest.raises(ends_with) as error:
         advance(procedure, bench.now)
-    if cause and "reason" in cause:
+    if cause and "attempts" in cause:
         assert error.value.reason == "attempts" and error.value.error == cause["error"]
         assert str(error.value) == "job a is dead (attempts): KeyError: 'x'"
+
+
+@pytest.mark.parametrize(
+    ("cause", "text", "reason", "by"),
+    [
+        (None, "job a was cancelled", "cancelled", None),
+        ({"reason": "purged"}, "job a was purged", "purged", None),
+        ({"reason": "replaced", "by": b"b"}, "job a was replaced by b", "replaced", "b"),
+    ],
+)
+def test_why_a_job_was_cancelled(cause: Any, text: str, reason: str, by: str | None) -> None:
+    with pytest.raises(JobCancelled) as error:
+        verbs.outcome(b"a", "cancelled", None, cause)
+    assert (str(error.value), error.value.reason, error.value.by) == (text, reason, by)
+
+
+def test_where_a_dead_job_went() -> None:
+    with pytest.raises(JobFailed) as error:
+        verbs.outcome(b"a", "dead", None, {"reason": "attempts", "moved_to": "graveyard"})
+    assert error.value.moved_to == error.value.details["moved_to"] == "graveyard"
+    assert str(error.value) == "job a is dead (attempts); it went to the queue graveyard"
 
 
 def test_a_result_that_does_not_come_in_time() -> None:
@@ -256,6 +319,44 @@ def test_a_full_queue_delays_its_batch_alone() -> None:
     assert numbers == [(1, 0), (2, 10), (3, 20), (4, 10)]
     assert bench.now == 200
     assert producer.reports[-1] == 30
+
+
+def test_a_queue_that_stays_full_ends_its_batch_as_full() -> None:
+    bench = Bench()
+    numbers: list[int] = []
+
+    def answer(put: m.Put) -> None:
+        numbers.append(put.number)
+        bench.say(full(put.number, 400) if put.number > 1 else m.Ok([put.number]))
+
+    with pytest.raises(QueueFull) as error:
+        Producer(bench, range(20), answer, timeout_ms=1000).run()
+    assert numbers == [1, 2, 3, 4]
+    assert bench.now == 1000 - LAST_TRY_MS
+    assert len(error.value.confirmed) == 10 and len(error.value.unknown) == 0
+
+
+def test_without_time_a_full_queue_ends_the_pipeline_at_once() -> None:
+    bench = Bench()
+    with pytest.raises(QueueFull):
+        Producer(bench, range(20), lambda put: bench.say(full(put.number, 400)), timeout_ms=0).run()
+    assert bench.now == 0
+
+
+def test_jobs_that_were_there_already_stand_in_the_places_of_those_that_were_not_stored() -> None:
+    bench = Bench()
+
+    def answer(put: m.Put) -> None:
+        ids = put.groups[0].ids
+        bench.say(m.Answer(put.number, {"instead": [[ids[1], b"first"], [ids[4], b"second"]]}))
+
+    ids = Producer(bench, range(5), answer, jobs=5).run()
+    jobs = Jobs(ids, lambda identifier, existing=False: (identifier, existing))
+    assert [job for job in jobs if job[1]] == [("first", True), ("second", True)]
+    assert [position for position, (_, existing) in enumerate(jobs) if existing] == [1, 4]
+    assert [identifier for identifier, _ in jobs] == list(jobs.ids)
+    assert list(jobs[4:0:-3]) == [("second", True), ("first", True)]
+    assert jobs[0] == (ids.id(0).decode(), False)
 
 
 def test_a_refusal_ends_the_pipeline_and_the_others_are_waited_for() -> None:
