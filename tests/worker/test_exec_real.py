@@ -223,6 +223,8 @@ def test_reload_starts_again_when_a_file_changes(broker: str, client: Client, qu
         (("exec", "q", "--", "no-such-program"), "there is no program 'no-such-program'"),
         (("exec", "mmi.q", "--", "cat"), "belong to the broker"),
         (("exec", "q", "-b", "nonsense", "--", "cat"), "nonsense"),
+        (("exec", "q", "--backoff", "slowly", "--", "cat"), "not 'slowly'"),
+        (("exec", "q", "--backoff-jitter", "2", "--", "cat"), "backoff_jitter"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(module: Path, arguments: tuple[str, ...], words: str) -> None:
