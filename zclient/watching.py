@@ -96,7 +96,7 @@ class Following:
         status = self._final
         if status is None or status.state != state:
             with contextlib.suppress(NotFound, AnswerTimeout, BrokerUnreachable):
-                status = yield from asking(session, now, show(self._id), LAST_SHOW_MS)
+                status = yield from asking(session, now, show(self._id.decode()), LAST_SHOW_MS)
         if status is None or status.state != state:
             status = self._last
         if status is None:
