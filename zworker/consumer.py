@@ -254,8 +254,13 @@ class Consumer:
             if self._watchers:
                 self._tell_watchers()
         for job in station.session.interrupted():
-            event = "lease lost" if job.lease_lost else "cancelled"
-            log(logging.WARNING, event, job=job.id, fence=job.fence, reason=job.lost_reason or None)
+            log(
+                logging.WARNING,
+                "lease lost" if job.lease_lost else "cancelled",
+                job=job.id,
+                fence=job.fence,
+                reason=job.lost_reason or None,
+            )
             job.interrupt()
         station.notice()
 
