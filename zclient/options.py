@@ -16,19 +16,24 @@ from zclient.errors import InvalidArgument
 from zclient.protocol.options import MAX_BACKOFF_STEPS, QUEUE_OPTIONS, Option
 
 _SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)", re.ASCII)
-_RATE = re.compile(r"(\d+)(?:\s*/\s*(\S.*))?", re.ASCII)
+_SIZE = re.compile(r"(\d{1,18})\s*([A-Za-z]*)", re.ASCII)
+_RATE = re.compile(r"(\d{1,18})(?:\s*/\s*(\S.*))?", re.ASCII)
 
 
 def wire_value(name: str, option: Option, value: Any) -> Any:
     """What was written for an option as the wire has it; `InvalidArgument`, with the option's name, if it cannot be."""
     try:
-        wire = _READERS[option.kind](value)
+        return read_value(option, value)
     except InvalidArgument as error:
         raise InvalidArgument(f"{name}: {error}") from None
+
+
+def read_value(option: Option, value: Any) -> Any:
+    """The same, for a caller that names the option itself."""
+    wire = _READERS[option.kind](value)
     fault = option.fault(wire)
     if fault is not None:
-        raise InvalidArgument(f"{name}: {_in_units(option, fault, value)}")
+        raise InvalidArgument(_in_units(option, fault, value))
     return wire
 
 
@@ -67,7 +72,7 @@ def written_value(option: Option, value: Any) -> Any:
 
 def whole_number(value: Any) -> int:
     """An integer, or the text of one."""
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value, re.ASCII):
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value, re.ASCII):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidArgument(f"a whole number, not {value!r:.60}")

@@ -14,8 +14,9 @@ import click
 
 from zclient.cli import output
 from zclient.cli.common import EXIT_USAGE, advice, connect, fail, settings
-from zclient.cli.payloads import JobOptions, parse_json
+from zclient.cli.payloads import parse_json
 from zclient.errors import ZError
+from zclient.joboptions import JobOptions
 
 
 class Lines:

@@ -1,15 +1,17 @@
 """How a job looks: as a JSON document and as text for people. It draws what it is given and asks no broker."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from zclient.cli import output
 from zclient.cli.common import settings
 from zclient.handles import JobStatus
+from zclient.verbs import Why
 
 _PREVIEW_CHARS = 4_000
+_MOMENTS = {"started_ms": "started_at", "ended_ms": "ended_at"}
 _ENCODED = {"payload_bytes": "payload", "result_bytes": "result"}
 
 
@@ -19,7 +21,7 @@ _ENCODED = {"payload_bytes": "payload", "result_bytes": "result"}
 def job_document(job: JobStatus) -> dict[str, Any]:
     """All of a job, named as in `JobStatus`, with payload and result decoded."""
     document = row_document(job)
-    document["attempt_log"] = [output.with_times(attempt) for attempt in job.attempt_log]
+    document["attempt_log"] = [_attempt(attempt) for attempt in job.attempt_log]
     for attribute, name in _ENCODED.items():
         encoded = getattr(job, attribute)
         document[name] = None if encoded is None else _decoded(job, name, encoded)
@@ -29,7 +31,23 @@ def job_document(job: JobStatus) -> dict[str, Any]:
 def row_document(job: JobStatus) -> dict[str, Any]:
     """A job of a listing: without payload and result, which a listing does not carry, and without the log."""
     left_out = {*_ENCODED, "attempt_log"}
-    return {field.name: getattr(job, field.name) for field in fields(job) if field.name not in left_out}
+    document = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in left_out}
+    document["progress"] = None if job.progress is None else asdict(job.progress)
+    return document
+
+
+def why_document(told: Why) -> dict[str, Any]:
+    """All of an explanation, with its points in time as such."""
+    return {
+        **asdict(told),
+        "reasons": [output.with_times(reason) for reason in told.reasons],
+        "attempts": [_attempt(attempt) for attempt in told.attempts],
+    }
+
+
+def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt with its beginning and its end as points in time."""
+    return output.with_times({_MOMENTS.get(name, name): value for name, value in attempt.items()})
 
 
 def _decoded(job: JobStatus, name: str, encoded: bytes) -> Any:
@@ -52,40 +70,73 @@ def print_job(job: JobStatus) -> None:
             "queue": job.queue,
             "state": f"{job.state}, to be cancelled" if job.cancel_requested and not job.is_over else job.state,
             "reason": job.reason,
-            "error": _error_line(job.error),
+            "error": error_line(job.error),
             "attempts": job.attempts,
             "worker": job.worker,
             "fence": job.fence,
             "priority": job.priority or None,
             "key": job.key,
-            "progress": job.progress,
+            "unique": job.unique,
+            "progress": _progress(job, now),
             "created": job.created_at,
             "due": job.due_at,
+            "expires": job.expires_at,
             "finished": job.finished_at,
             **{f"header {name}": value for name, value in sorted(job.headers.items())},
         }
     )
     for attempt in job.attempt_log:
-        _print_attempt(output.with_times(attempt), now)
+        _print_attempt(_attempt(attempt), now)
     for attribute, name in _ENCODED.items():
         encoded = getattr(job, attribute)
         if encoded is not None:
             output.write(f"\n{name}\n{output.block(_preview(_decoded(job, name, encoded)))}\n")
 
 
+def print_change(job: JobStatus) -> None:
+    """A job as a line of what is watched; in JSON one document a line."""
+    if settings().json:
+        output.write(output.json_text(job_document(job), indent=None) + "\n")
+        return
+    told = [
+        datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+        f"{job.state}, to be cancelled" if job.cancel_requested and not job.is_over else job.state,
+        f"attempt {job.attempts}" if job.attempts else None,
+        str(job.progress) if job.progress and not job.is_over else None,
+        job.reason,
+        error_line(job.error) if job.state != "done" else None,
+    ]
+    output.write("  ".join(output.plain(part) for part in told if part) + "\n")
+
+
+def print_why(told: Why) -> None:
+    """An explanation for people: its reasons, one a line, then the attempts that failed."""
+    now = datetime.now(UTC)
+    for reason in told.reasons:
+        output.write(output.plain(reason.get("text") or reason.get("code")) + "\n")
+    for attempt in told.attempts:
+        _print_attempt(_attempt(attempt), now)
+
+
+def _progress(job: JobStatus, now: datetime) -> str | None:
+    if job.progress is None:
+        return None
+    return f"{job.progress}, {output.moment(job.progress.at, now)}" if job.progress.at else str(job.progress)
+
+
 def _print_attempt(attempt: Mapping[str, Any], now: datetime) -> None:
-    ended = next((attempt[name] for name in ("ended_at", "at") if name in attempt), None)
+    ended = attempt.get("ended_at")
     told = [f"attempt {attempt.get('number', '?')}", attempt.get("kind"), output.moment(ended, now) if ended else None]
     if attempt.get("worker"):
         told.append(f"on {attempt['worker']}")
     output.write("\n" + ", ".join(output.plain(part) for part in told if part) + "\n")
     error = attempt.get("error") or {}
-    text = error.get("traceback") or _error_line(error)
+    text = error.get("traceback") or error_line(error)
     if text:
         output.write(output.block(text) + "\n")
 
 
-def _error_line(error: Mapping[str, Any] | None) -> str | None:
+def error_line(error: Mapping[str, Any] | None) -> str | None:
     """``Type: text`` of an error map, or None if it says nothing."""
     parts = [str(error[name]) for name in ("type", "text") if error.get(name)] if error else []
     return ": ".join(parts) or None
@@ -111,7 +162,7 @@ _COLUMNS: dict[str, Callable[[JobStatus, datetime], Any]] = {
     "created": lambda job, now: output.moment(job.created_at, now),
     "died": lambda job, now: output.moment(job.finished_at, now),
     "reason": lambda job, now: job.reason,
-    "error": lambda job, now: _error_line(job.error),
+    "error": lambda job, now: error_line(job.error),
 }
 
 

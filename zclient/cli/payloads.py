@@ -1,24 +1,12 @@
-"""What a job is made of on the command line: its options, and the JSON, file or stdin that is its payload."""
+"""The payload of a job on the command line: JSON, a file, or stdin."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from zclient.cli.common import usage
-from zclient.config import Headers
 from zclient.jobs import encode_payload
-
-
-class JobOptions(TypedDict):
-    """What the options of `zclient send` say of a job; None where they say nothing."""
-
-    priority: int | None
-    delay: float | None  # seconds
-    at: float | None  # Unix seconds
-    max_attempts: int | None
-    key: str | None
-    headers: Headers | None
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -27,6 +27,7 @@ def program() -> None:
 for verb in (
     sending.send,
     jobs.show,
+    jobs.why,
     jobs.result,
     jobs.cancel,
     jobs.list_jobs,
