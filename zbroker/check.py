@@ -12,10 +12,10 @@ from pathlib import Path
 
 from zbroker import limits
 from zbroker.core import rows
-from zbroker.core.states import COUNTED, State
+from zbroker.core.states import COUNTED, WAITING, State
 from zbroker.storage import KEYSPACES, Store, StoreError, open_store
 from zbroker.storage.directory import UNNAMED, store_of
-from zclient.protocol.record import header_of, sequence_of
+from zclient.protocol.record import Header, header_of, sequence_of, stored_bytes
 
 END = b"\xff" * 300
 """Behind every key."""
@@ -62,6 +62,7 @@ class _Check:
         self._queues: dict[str, rows.QueueRow] = {}
         self._placed: Counter[tuple[str, State]] = Counter()  # entries, timers, deliveries that count
         self._jobs: Counter[tuple[str, State]] = Counter()  # jobs by what their own rows say
+        self._sizes: Counter[tuple[str, State]] = Counter()  # bytes of those that wait
         self._void = 0
 
     def run(self) -> Report:
@@ -126,6 +127,8 @@ class _Check:
 
     def _read_timers(self) -> None:
         for key, value in self._store.scan("timers", b"", END):
+            if rows.kind_of(key) != rows.TIMER_READY:
+                continue
             timer = rows.TimerRow(*rows.unpack(value))
             for identifier, record, change in self._read(timer.ids):
                 due = change is not None and change.state is State.SCHEDULED and change.due_ms == rows.due_of(key)
@@ -160,8 +163,21 @@ class _Check:
         sequence = change.sequence if change else sequence_of(record)
         if state is State.READY and sequence < self._queues[header.queue].floor:
             self._void += 1
-        else:
-            self._jobs[header.queue, state] += 1
+            return
+        self._jobs[header.queue, state] += 1
+        if state in WAITING:
+            self._sizes[header.queue, state] += stored_bytes(record)
+        if "unique" in header.options and state is not State.DEAD:
+            self._read_unique(identifier, header)
+
+    def _read_unique(self, identifier: bytes, header: Header) -> None:
+        """A job that goes on has its unique text, unless the text is taken for a time, or until it is delivered, or a
+        later job took its place while it ran."""
+        if "unique_for" in header.options or identifier in self._leased:
+            return
+        value = self._store.get("unique", rows.unique_key(header.queue, header.options["unique"]))
+        if value is None:
+            self._report.fault(f"job {_text(identifier)} waits, and nobody has its unique text")
 
     def _read_orphans(self) -> None:
         for space in ("changes", "payloads"):
@@ -181,6 +197,10 @@ class _Check:
                 report.counts[f"{name}: {state}"] = jobs
                 if placed != jobs:
                     report.fault(f"queue {name}: {jobs} jobs are {state}, and {placed} have their place there")
+                if state in WAITING:
+                    size, told = self._sizes[name, state], row.sizes[WAITING.index(state)]
+                    if size != told:
+                        report.fault(f"queue {name}: {size} bytes are {state}, and its counter says {told}")
                 if counted[state] != jobs:
                     report.fault(f"queue {name}: {jobs} jobs are {state}, and its counter says {counted[state]}")
         for name, state in self._jobs:

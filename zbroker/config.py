@@ -4,11 +4,13 @@ It reads files and the environment, and checks what they say; it starts nothing.
 """
 
 import ipaddress
+import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,9 @@ from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
 from zclient.durations import duration_ms, format_duration
 from zclient.errors import InvalidArgument
+from zclient.options import queue_options, read_value, written_value
 from zclient.protocol import limits as wire
+from zclient.protocol.options import QUEUE_OPTIONS, Option
 
 _SIZE = re.compile(r"(\d{1,18})\s*(B|[KMG]iB|[KMG]B)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -100,16 +104,6 @@ def _endpoints(value: Any) -> tuple[str, ...]:
     return endpoints
 
 
-def _fraction(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidArgument(f"a number from 0 to 1, not {value!r}") from None
-    if not 0 <= number <= 1:
-        raise InvalidArgument(f"a number from 0 to 1, not {value!r}")
-    return number
-
-
 def _one_of(*names: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in names:
@@ -125,6 +119,41 @@ class Setting(NamedTuple):
     default: Any
     check: Callable[[Any], Any]
     help: str
+
+
+def _of_queues(option: Option) -> Setting:
+    """An option of queues, as the setting that says what holds for a queue that says nothing."""
+    return Setting(
+        written_value(option, option.default), partial(read_value, option), f"default of queues: {option.help}"
+    )
+
+
+def _queues(value: Any) -> dict[str, dict[str, Any]]:
+    """Options of queues by name, as the wire has them. In a variable they are JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise InvalidArgument(f"a map from queues to their options, not {value!r:.60}") from None
+    if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
+        raise InvalidArgument(f"a map from queues to their options, not {value!r:.60}")
+    declared: dict[str, dict[str, Any]] = {}
+    for name, options in value.items():
+        fault = wire.queue_name_fault(name)
+        if fault is not None:
+            raise InvalidArgument(fault)
+        try:
+            declared[name] = queue_options(options)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{name}: {error}") from None
+    for name, options in declared.items():
+        seen, target = {name}, options.get("dead_to", "")
+        while target and target not in seen:
+            seen.add(target)
+            target = declared.get(target, {}).get("dead_to", "")
+        if target:
+            raise InvalidArgument(f"{name}: dead_to: its dead jobs would come back to {target}")
+    return declared
 
 
 SETTINGS: dict[str, Setting] = {
@@ -146,14 +175,9 @@ SETTINGS: dict[str, Setting] = {
     "return_time": Setting("5s", _Duration(0), "for workers to come back after a start of the broker"),
     "heartbeat_interval": Setting("2s", _Duration(10, 600_000), "between heartbeats on a silent connection"),
     "heartbeat_timeout": Setting("8s", _Duration(20, 3_600_000), "silence after which a connection is cut"),
-    "keep_done": Setting("1h", _Duration(0), "how long finished jobs and their results are kept"),
-    "keep_done_count": Setting(100_000, _whole(0, 100_000_000), "how many of them at most"),
-    "lease": Setting("30s", _Duration(100, 86_400_000), "default of queues: a delivered job's, unless it is renewed"),
-    "max_attempts": Setting(5, _whole(1, wire.MAX_ATTEMPTS), "default of queues: runs, the first counts"),
-    "backoff_min": Setting("1s", _Duration(1, 86_400_000), "default of queues: delay before the first retry"),
-    "backoff_max": Setting("10m", _Duration(1), "default of queues: longest delay before a retry"),
-    "backoff_jitter": Setting(1.0, _fraction, "default of queues: share of the delay that chance may take off"),
-    "poison_losses": Setting(3, _whole(1, 1000), "default of queues: workers lost with a job alone until it is dead"),
+    "keep_done_count": Setting(100_000, _whole(0, 100_000_000), "finished jobs kept at most, all queues together"),
+    **{name: _of_queues(option) for name, option in QUEUE_OPTIONS.items()},
+    "queues": Setting({}, _queues, "options of single queues: a table [queues.NAME] for each in the file"),
 }
 
 ENVIRONMENT_PREFIX = "ZBROKER_"
@@ -173,20 +197,14 @@ class Config:
     def core(self) -> Settings:
         """What the core is told."""
         values = self.values
-        policy = QueuePolicy(
-            lease_ms=values["lease"],
-            max_attempts=values["max_attempts"],
-            backoff_min_ms=values["backoff_min"],
-            backoff_max_ms=values["backoff_max"],
-            backoff_jitter=values["backoff_jitter"],
-            poison_losses=values["poison_losses"],
-        )
+        policy = QueuePolicy().with_options({name: values[name] for name in QUEUE_OPTIONS})
         return Settings(
             policy=policy,
+            sources={name: self.sources[name] for name in QUEUE_OPTIONS},
+            queues=values["queues"],
             grace_ms=values["grace"],
             return_ms=values["return_time"],
             max_payload=values["max_payload"],
-            keep_done_ms=values["keep_done"],
             keep_done_count=values["keep_done_count"],
             max_peers=values["max_peers"],
         )
@@ -253,6 +271,13 @@ def _read_file(file: str | Path | None) -> dict[str, Any]:
 
 def shown(name: str, value: Any) -> Any:
     """A value as people write it."""
+    if name in QUEUE_OPTIONS:
+        return written_value(QUEUE_OPTIONS[name], value)
+    if name == "queues":
+        return {
+            queue: {option: written_value(QUEUE_OPTIONS[option], one) for option, one in options.items()}
+            for queue, options in value.items()
+        }
     if isinstance(SETTINGS[name].check, _Duration):
         return format_duration(value / 1000)
     return list(value) if isinstance(value, tuple) else value

@@ -70,6 +70,15 @@ MAX_QUEUES = 10_000
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 
+MAX_GROUPS = 1000
+"""Different things that dead jobs died of, as an answer tells them; of more the rarest are left out."""
+
+WHY_BLOCKS = 64
+"""Blocks of a lane that `why` counts to tell a job's position: some 16,000 jobs, and less than a millisecond."""
+
+WHY_NAMED = 10
+"""Jobs and workers that `why` names; of more it tells the number."""
+
 MAX_ATTEMPT_LOG = 50
 """Attempts whose errors a job keeps, the latest ones. The count of attempts goes on."""
 

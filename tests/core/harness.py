@@ -7,6 +7,7 @@ drops everything in memory. What the messages mean is for the tests to say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 from zbroker.check import check_store
 from zbroker.core.core import Core
 from zbroker.core.policy import QueuePolicy
-from zbroker.core.state import Notice, Settings
-from zbroker.core.states import State
+from zbroker.core.state import Notice, Queue, Settings, is_special
+from zbroker.core.states import WAITING, State
 from zbroker.storage.memory import MemoryStore
 from zclient.protocol import messages as m
 from zclient.protocol.limits import MAX_ORDER_IDS, PROTOCOL_VERSION
@@ -207,6 +208,7 @@ class Bench:
         self.notices: list[Notice] = []
         self.turns = 0
         self._routes_given = 0
+        self.lowered = False  # a test lowered a limit below what was in flight
         self._gathered: list[tuple[bytes, m.Message]] | None = None
         self.core = self._open()
 
@@ -365,10 +367,34 @@ class Bench:
             for queue in peer.queues:
                 assert (peer in queue.free) == (peer.credit > 0 and not state.draining), peer.name
         for queue in state.queues.values():
+            self._check_keys(queue)
             assert report.counts[f"{queue.name}: leased"] == sum(
                 delivery.open for delivery in state.deliveries.values() if delivery.queue is queue
             )
+        assert all(leased_or_live(state, identifier) for identifier in state.followers)
         assert state.fresh_bytes == sum(map(len, state.fresh.values())) >= 0
+
+    def _check_keys(self, queue: Queue) -> None:
+        """In flight of each key is what is leased, and what keeps the turn of its key while it waits."""
+        state, keys = self.core.state, queue.ring.keys
+        running: Counter[bytes] = Counter(keys.kept.values())
+        for identifier, delivery in state.leased.items():
+            if delivery.queue is queue:
+                found = state.find(identifier)
+                assert found is not None
+                running[found.place[1]] += 1
+                assert (identifier in delivery.special) == is_special(found.header)
+        assert keys.running == dict(running)
+        for identifier, key in keys.kept.items():
+            found = state.find(identifier)
+            assert found is not None and found.state in WAITING and found.place[1] == key
+            assert queue.policy.key_limit == 1
+        if keys.limit:
+            assert all(jobs <= keys.limit for jobs in running.values()) or self.lowered
+
+
+def leased_or_live(state: Any, identifier: bytes) -> bool:
+    return identifier in state.leased or state.find(identifier) is not None
 
 
 def payloads(delivery: m.Deliver) -> list[bytes]:

@@ -155,7 +155,7 @@ def test_jobs_that_end_while_the_history_is_read_back_are_kept_with_it() -> None
     assert not bench.core.state.history.complete
     bench.settle_down()
     assert bench.core.state.history.jobs == 701
-    keys = [key for key, _, _ in bench.core.state.history.blocks]
+    keys = list(bench.core.state.history.blocks)
     assert keys == sorted(keys)
 
 
@@ -163,7 +163,7 @@ def test_jobs_that_end_while_the_history_is_read_back_are_kept_with_it() -> None
 
 
 def test_history_is_trimmed_by_age() -> None:
-    bench, producer, _ = worked("a", "b", keep_done_ms=1000)
+    bench, producer, _ = worked("a", "b", policy={"keep_done_ms": 1000})
     bench.advance(997)
     assert producer.ask("show", id=b"a")["state"] == "done"
     bench.advance(1)
@@ -208,7 +208,7 @@ def test_large_results_go_with_their_jobs() -> None:
 
 
 def test_nothing_is_kept_if_so_told() -> None:
-    bench, producer, _ = worked("a", keep_done_ms=0)
+    bench, producer, _ = worked("a", policy={"keep_done_ms": 0})
     assert not list(bench.store.scan("history", b"", b"\xff"))
     producer.send(m.Watch([b"a"]))
     assert producer.ends() == {"a": ("unknown", None, None)}

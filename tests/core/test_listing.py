@@ -209,7 +209,7 @@ def test_queues_workers_and_stats_agree() -> None:
         assert [row[state] for state in ("ready", "scheduled", "leased", "dead", "blocked")] == [3, 3, 3, 3, 0]
         assert row["workers"] == 3 and not row["paused"]
     queue = producer.ask("queue", queue="q")
-    assert queue["policy"]["max_attempts"] == 1 and queue["ready"] == 3
+    assert queue["policy"]["max_attempts"] == (1, "default") and queue["ready"] == 3
     workers = {row["name"]: row for row in producer.ask("workers")}
     assert sorted(workers) == sorted(f"{q}-{s}" for q in "qr" for s in ("leased", "dead", "done"))
     assert workers["q-leased"]["leased"] == 3 and workers["q-leased"]["queues"] == ["q"]

@@ -174,7 +174,7 @@ def test_a_paused_queue_takes_jobs_and_settlements_and_delivers_nothing_even_aft
     bench, producer = filled(3)
     worker = bench.worker("w", "q")
     fence = worker.job()[1]
-    assert producer.order("pause", queue="q") == {"paused": True}
+    assert producer.order("pause", queue="q") == {"paused": True, "closed": False}
     assert worker.ack(fence, "00000") == []
     producer.put("q", "more")
     assert worker.jobs() == []
@@ -183,7 +183,7 @@ def test_a_paused_queue_takes_jobs_and_settlements_and_delivers_nothing_even_aft
     worker.connect()
     bench.advance(6000)
     assert worker.jobs() == [] and producer.ask("queue", queue="q")["paused"]
-    assert producer.order("resume", queue="q") == {"paused": False}
+    assert producer.order("resume", queue="q") == {"paused": False, "closed": False}
     assert worker.ids() == ["00001"]
     bench.check()
 

@@ -47,22 +47,47 @@ def dead(*ids: str, **settings: Any) -> tuple[Bench, Peer]:
 
 def test_backoff_doubles_from_its_least_to_its_most() -> None:
     steady = QueuePolicy(backoff_jitter=0.0)
-    delays = [policy.retry_delay(steady, runs, Random(0)) for runs in (1, 2, 3, 9, 10, 11, 50, 10_000)]
+    delays = [policy.retry_delay(steady, {}, {}, runs, Random(0)) for runs in (1, 2, 3, 9, 10, 11, 50, 10_000)]
     assert delays == [1_000, 2_000, 4_000, 256_000, 512_000, 600_000, 600_000, 600_000]
 
 
 def test_full_jitter_spreads_over_the_whole_delay() -> None:
     random = Random(1)
-    delays = [policy.retry_delay(QueuePolicy(), 5, random) for _ in range(2000)]
+    delays = [policy.retry_delay(QueuePolicy(), {}, {}, 5, random) for _ in range(2000)]
     assert min(delays) < 500 and max(delays) > 15_500 and max(delays) <= 16_000
     assert 7_500 < sum(delays) / 2000 < 8_500
-    half = [policy.retry_delay(QueuePolicy(backoff_jitter=0.5), 5, random) for _ in range(500)]
+    half = [policy.retry_delay(QueuePolicy(backoff_jitter=0.5), {}, {}, 5, random) for _ in range(500)]
     assert min(half) >= 8_000
 
 
-def test_the_jobs_own_attempts_win() -> None:
-    assert policy.attempts_allowed(QueuePolicy(max_attempts=5), {}) == 5
-    assert policy.attempts_allowed(QueuePolicy(max_attempts=5), {"max_attempts": 2}) == 2
+def test_the_job_has_the_last_word_on_attempts_then_the_task_then_the_queue() -> None:
+    five, three, two = QueuePolicy(max_attempts=5), {"max_attempts": 3}, {"max_attempts": 2}
+    assert policy.attempts_allowed(five, {}, {}) == 5
+    assert policy.attempts_allowed(five, three, {}) == 3
+    assert policy.attempts_allowed(five, three, two) == 2
+    assert policy.attempts_allowed(five, two, three) == 3
+    assert policy.attempts_allowed(QueuePolicy(delivery="at_most_once"), three, two) == 1
+
+
+def delays(queue: QueuePolicy, *, task: dict[str, Any] | None = None, job: dict[str, Any] | None = None) -> list[int]:
+    """The waits before the first six retries, without chance."""
+    without = {"backoff_jitter": 0.0, **(job or {})}
+    return [policy.retry_delay(queue, task or {}, without, runs, Random(0)) for runs in range(1, 7)]
+
+
+def test_the_kinds_of_backoff() -> None:
+    assert delays(QueuePolicy(backoff="linear")) == [1_000, 2_000, 3_000, 4_000, 5_000, 6_000]
+    assert delays(QueuePolicy(backoff="constant", backoff_min_ms=700)) == [700] * 6
+    assert delays(QueuePolicy(backoff=[10, 20, 900_000])) == [10, 20, 600_000, 600_000, 600_000, 600_000]
+    assert delays(QueuePolicy(backoff_max_ms=3_000)) == [1_000, 2_000, 3_000, 3_000, 3_000, 3_000]
+
+
+def test_the_job_has_the_last_word_on_each_part_of_the_backoff_by_itself() -> None:
+    queue = QueuePolicy(backoff="linear", backoff_min_ms=100)
+    assert delays(queue, task={"backoff_min": 10}) == [10, 20, 30, 40, 50, 60]
+    assert delays(queue, task={"backoff_min": 10}, job={"backoff": "constant"}) == [10] * 6
+    assert delays(queue, task={"backoff": "exponential"}, job={"backoff": [5]}) == [5] * 6
+    assert delays(queue, task={"backoff_max": 250}, job={"backoff_max": 150}) == [100, 150, 150, 150, 150, 150]
 
 
 # ---- retry

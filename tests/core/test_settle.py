@@ -151,7 +151,7 @@ def _fences(bench: Bench, name: str) -> set[int]:
 
 
 def test_a_job_long_gone_is_unknown_which_is_neutral() -> None:
-    bench, _, worker, fence = leased("a", keep_done_ms=1000)
+    bench, _, worker, fence = leased("a", policy={"keep_done_ms": 1000})
     worker.ack(fence, "a")
     bench.advance(1000)
     assert worker.ack(fence, "a") == [(fence, b"a", "unknown")]

@@ -115,7 +115,7 @@ def test_a_time_row_that_counts_no_more_is_skipped() -> None:
 
 
 def test_the_wall_clock_jumps_forward() -> None:
-    bench = Bench(keep_done_ms=10 * DAY)
+    bench = Bench(policy={"keep_done_ms": 10 * DAY})
     producer, worker = bench.producer(), bench.worker("w", "q")
     producer.put("q", "held", "waits")
     producer.put("q", "later", delay=DAY)

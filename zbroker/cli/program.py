@@ -14,6 +14,7 @@ from zbroker.commit import Durability
 from zbroker.config import SETTINGS, load_config, shown
 from zclient.cli.common import VerbGroup, json_option, settings, version_option
 from zclient.cli.output import print_json, print_table
+from zclient.protocol.options import QUEUE_OPTIONS
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -31,12 +32,13 @@ def program() -> None:
 
 _LISTS = {"bind"}
 _FLAGS = {"insecure"}
+_FILE_ONLY = {"queues"}
 _COMMON = ("data", "bind", "durability", "store", "insecure", "log_format")
 
 
 def _setting_options(function: _Decorated) -> _Decorated:
     """One option for each setting; the common ones first in the help."""
-    names = sorted(SETTINGS, key=lambda name: name not in _COMMON)
+    names = sorted(SETTINGS.keys() - _FILE_ONLY, key=lambda name: (name not in _COMMON, list(SETTINGS).index(name)))
     for name in reversed(names):
         setting = SETTINGS[name]
         flag = "--" + name.replace("_", "-")
@@ -143,6 +145,13 @@ def show_config(config_file: str | None, **values: Any) -> None:
     lines = []
     for name in config.values:
         value = shown(name, config[name])
+        if name in _FILE_ONLY:
+            lines += [
+                [f"{name}.{queue}.{option}", one, config.sources[name], QUEUE_OPTIONS[option].help]
+                for queue, options in value.items()
+                for option, one in options.items()
+            ]
+            continue
         lines.append(
             [name, ",".join(value) if isinstance(value, list) else value, config.sources[name], SETTINGS[name].help]
         )

@@ -9,8 +9,9 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from zbroker import limits
-from zbroker.core import dispatch, history, leave, orders, peers, queries, recovery, rows, settle, timers
-from zbroker.core.put import Refusal, put
+from zbroker.core import dead, dispatch, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core.put import put
+from zbroker.core.refusal import Refusal
 from zbroker.core.state import Notice, Peer, Settings, State
 from zbroker.core.tick import Tick
 from zbroker.storage.interface import Store
@@ -87,11 +88,14 @@ class Core:
         state = self.state
         match message:
             case m.Put():
-                seen, _ = peers.seen_before(state, peer, message.number, message.low)
+                seen, answer = peers.seen_before(state, peer, message.number, message.low)
                 if not seen:
-                    put(state, peer, message)
-                    peers.applied(state, peer, message.number)
-                state.tick.confirm(route, message.number)
+                    answer = put(state, message)
+                    peers.applied(state, peer, message.number, answer)
+                if answer is None:
+                    state.tick.confirm(route, message.number)
+                else:
+                    state.tick.send(route, m.Answer(message.number, answer))
             case m.Settle():
                 refused = settle.settle(state, message)
                 if refused:
@@ -108,9 +112,11 @@ class Core:
                 settle.extend(state, peer, message)
                 state.tick.confirm(route, message.number)
             case m.Watch():
-                self._watch(peer, message.ids)
+                self._watch(peer, message)
             case m.Unwatch():
                 history.unwatch(state, peer, message.ids)
+            case m.Progress():
+                settle.progress(state, peer, message)
             case m.Ask():
                 queries.ask(state, peer, message)
             case m.Order():
@@ -124,17 +130,16 @@ class Core:
             case _:
                 raise Refusal("malformed", f"{type(message).__name__.upper()} is not a message to a broker")
 
-    def _watch(self, peer: Peer, ids: list[bytes]) -> None:
+    def _watch(self, peer: Peer, message: m.Watch) -> None:
         state = self.state
-        if len(peer.watched) + len(ids) > wire.MAX_WATCHED_PER_PEER:
+        if len(peer.watched) + len(message.ids) > wire.MAX_WATCHED_PER_PEER:
             raise Refusal("invalid", f"a peer watches at most {wire.MAX_WATCHED_PER_PEER} jobs")
-        for identifier in ids:
+        for identifier in message.ids:
             end = queries.end_of(state, identifier)
             if end is not None and (end[1] != "unknown" or state.history.complete):
                 state.tick.end(peer.route, end)
                 continue
-            peer.watched.add(identifier)
-            state.watchers.setdefault(identifier, {})[peer] = None
+            history.watch(state, peer, identifier, changes=message.changes)
             if end is not None:  # it may stand in the history that is still being read back
                 if not state.history.asked:
                     state.work(queries.watch_later(state))
@@ -151,6 +156,8 @@ class Core:
             timers.watch_peers(state)
         self._slow_work()
         history.trim(state)
+        dead.retain(state)
+        timers.wake(state)
         if state.wall >= self._next_sweep:
             self._next_sweep = state.wall + SWEEP_MS
             state.work(peers.sweep_producers(state))
@@ -180,6 +187,8 @@ class Core:
     def _close(self) -> Tick:
         """The tick with its last rows; the next one is open."""
         state = self.state
+        if state.changed:
+            queries.tell_changes(state)
         tick = state.tick
         meta = tick.rows["meta"]
         for queue in state.touched:

@@ -2,14 +2,19 @@
 
 A job that lost a worker before is a *suspect*: it is delivered alone, to a worker that holds nothing else, so that a
 job that kills its worker cannot take its neighbours along (``docs/operating.md``).
+
+What may hold a job back is asked in the order that ``docs/limits.md`` tells: the queue is paused; its rate and what it
+may have in flight; priority, the turns of keys, and what a key may do (``lanes.py``); expiry; then which worker.
 """
 
 from collections.abc import Iterator
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
 
 from zbroker import limits
-from zbroker.core import leave, rows
+from zbroker.core import leave, rows, unique
 from zbroker.core.rows import Change
-from zbroker.core.state import Delivery, Peer, Queue, State
+from zbroker.core.state import Delivery, Peer, Queue, State, expiry_of, is_special, place_of
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
@@ -50,20 +55,24 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     plans: dict[Peer, list[Taken]] = {}
     planned: set[bytes] = set()  # an id may stand twice: once is enough
     ghosts = 0
-    queue.ring.scans = 0
-    while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out:
+    ring = queue.ring
+    ring.scans = 0
+    if ring.wake_at is not None:
+        ring.wake(state.now)
+    room = queue.room(state.now)
+    while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out and room > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
             break
-        want = _credit(queue, plans, min(CHUNK, budget - out))
-        entries = queue.ring.take(want, state.tick)
+        want = _credit(queue, plans, min(CHUNK, budget - out, room - out))
+        entries = ring.take(want, state.tick, state.now)
         jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
         for job in jobs:
             size += _size(state, job)
-        out += _assign(queue, jobs, plans)
+        out += _assign(state, queue, jobs, plans)
         if not entries:
-            if queue.ring.may_have_more:
+            if ring.may_have_more:
                 state.hot[queue] = None
             break
     for peer, jobs in plans.items():
@@ -71,7 +80,16 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
             _deliver(state, queue, peer, part)
     if queue.suspects:
         _dispatch_suspects(state, queue)
+    _wake_later(state, queue)
     return out
+
+
+def _wake_later(state: State, queue: Queue) -> None:
+    """If a rate holds jobs back, look at the queue again when it lets the next one go."""
+    if queue.rate is not None and queue.counts.jobs[JobState.READY] and queue.room(state.now) <= 0:
+        state.wake_later(queue, queue.rate.next_at(queue.used_until))
+    if queue.ring.wake_at is not None:
+        state.wake_later(queue, queue.ring.wake_at)
 
 
 def _size(state: State, job: Taken) -> int:
@@ -103,8 +121,8 @@ def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:
     return credit
 
 
-def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
-    """Spread the jobs over the workers with credit, one at a time in turn."""
+def _assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
+    """Spread the jobs over the workers with credit, one at a time, as the queue's strategy says."""
     free = queue.free
     if len(free) == 1 and jobs:
         peer = next(iter(free))
@@ -112,6 +130,12 @@ def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> 
         if peer.credit <= len(plans[peer]):
             del free[peer]
         return len(jobs)
+    if jobs:
+        _STRATEGIES[queue.policy.strategy](state, free, jobs, plans)
+    return len(jobs)
+
+
+def _round_robin(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
     for job in jobs:
         peer = next(iter(free))
         del free[peer]
@@ -119,7 +143,41 @@ def _assign(queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> 
         plan.append(job)
         if peer.credit > len(plan):
             free[peer] = None  # behind the others
-    return len(jobs)
+
+
+def _least_busy(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+    """To the worker of whose capacity the smallest share is leased; among equals, in turn."""
+    heap = [((peer.unsettled + len(plans.get(peer, ()))) / peer.capacity, turn, peer) for turn, peer in enumerate(free)]
+    heapify(heap)
+    turn = len(heap)
+    for job in jobs:
+        _, _, peer = heap[0]
+        plan = plans.setdefault(peer, [])
+        plan.append(job)
+        del free[peer]
+        if peer.credit > len(plan):
+            free[peer] = None
+            turn += 1
+            heapreplace(heap, ((peer.unsettled + len(plan)) / peer.capacity, turn, peer))
+        else:
+            heappop(heap)
+
+
+def _random(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+    """To any worker with credit, each as likely as the others."""
+    peers = list(free)
+    for job in jobs:
+        place = state.random.randrange(len(peers))
+        peer = peers[place]
+        plan = plans.setdefault(peer, [])
+        plan.append(job)
+        if peer.credit <= len(plan):
+            del free[peer]
+            peers[place] = peers[-1]
+            peers.pop()
+
+
+_STRATEGIES = {"round_robin": _round_robin, "least_busy": _least_busy, "random": _random}
 
 
 def _check(
@@ -137,21 +195,52 @@ def _check(
         else:
             del fresh[identifier]
             state.fresh_bytes -= len(record)
-            jobs.append((identifier, record, None))
-            planned.add(identifier)
-    found = state.read([entries[position][2] for position in unknown]) if unknown else ()
+            if 0 < header_of(record).expires_ms <= state.wall:  # its timer is about to fire
+                unknown.append(position)
+                jobs.append(None)
+            else:
+                jobs.append((identifier, record, None))
+                planned.add(identifier)
+    if unknown:
+        _check_rows(state, queue, entries, unknown, jobs, planned)
+        _put_down(queue, entries, jobs)
+    return [job for job in jobs if job is not None]
+
+
+def _check_rows(
+    state: State,
+    queue: Queue,
+    entries: list[tuple[tuple[int, bytes], int, bytes]],
+    unknown: list[int],
+    jobs: list[Taken | None],
+    planned: set[bytes],
+) -> None:
+    """Fill in the jobs of the positions ``unknown`` that count."""
+    found = state.read([entries[position][2] for position in unknown])
     for position, (identifier, record, change) in zip(unknown, found, strict=True):
         if record is None or identifier in planned:
             continue
         if not state.is_ready(queue, identifier, record, change, entries[position][1]):
             continue
+        if 0 < expiry_of(header_of(record), change) <= state.wall:
+            continue
         if change is not None and change.losses:
             # Its row is written again: it was taken, not delivered.
-            state.put_back(queue, leave.place_of(header_of(record)), identifier, change)
+            place = place_of(header_of(record))
+            state.put_back(queue, place, identifier, change)
+            if queue.policy.key_limit == 1:
+                queue.ring.keys.took(place[1], 1, state.now)
+                queue.ring.keep(identifier, place[1])
         else:
             jobs[position] = (identifier, record, change)
             planned.add(identifier)
-    return [job for job in jobs if job is not None]
+
+
+def _put_down(queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], jobs: list[Taken | None]) -> None:
+    """The entries that do not go are not in flight."""
+    for (place, _, _), job in zip(entries, jobs, strict=True):
+        if job is None:
+            queue.ring.untake(place[1], 1)
 
 
 # ---- suspects
@@ -159,17 +248,19 @@ def _check(
 
 def _dispatch_suspects(state: State, queue: Queue) -> None:
     """Give each empty worker one suspect; where none is empty, let the one that holds least run empty."""
+    held_back = False
     for peer in list(queue.workers):
         if not queue.suspects:
             break
         if peer.unsettled or peer.wedged or peer.congested_until or peer.route is None or not peer.capacity:
             continue
-        job = _next_suspect(state, queue)
+        job = _next_suspect(state, queue) if queue.room(state.now) > 0 else None
         if job is None:
+            held_back = True
             break
         peer.reserved = False
         _deliver(state, queue, peer, [job], alone=True)
-    if not queue.suspects:
+    if not queue.suspects or held_back:
         state.unreserve(queue)
         return
     if not any(peer.alone or (peer.reserved and not peer.wedged) for peer in queue.workers):
@@ -181,17 +272,25 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
 
 
 def _next_suspect(state: State, queue: Queue) -> Taken | None:
-    while queue.suspects:
-        _, sequence, identifier = queue.suspects.pop(0)
+    """The next suspect that its key lets go, out of the first few; None if there is none."""
+    keys = queue.ring.keys
+    for entry in list(islice(queue.suspects, limits.STEP_ROWS)):
+        _, sequence, identifier = entry
         ((_, record, change),) = state.read([identifier])
-        if record is not None and state.is_ready(queue, identifier, record, change, sequence):
-            key = (
-                rows.lane_prefix(queue.name, *leave.place_of(header_of(record)))
-                + rows.number8(sequence)
-                + rows.RETURNED
-            )
-            state.tick.take_ready(key)
-            return identifier, record, change
+        if record is None or not state.is_ready(queue, identifier, record, change, sequence):
+            queue.suspects.discard(entry)
+            continue
+        place = place_of(header_of(record))
+        if identifier in keys.kept:
+            del keys.kept[identifier]  # its key waited for it: that turn is its own
+        elif keys.limited and keys.room(place[1], state.now) <= 0:
+            queue.ring.wake_later(place[1])
+            continue
+        else:
+            keys.took(place[1], 1, state.now)
+        queue.suspects.discard(entry)
+        state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)
+        return identifier, record, change
     return None
 
 
@@ -219,6 +318,9 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
         header = headers[position]
         if header is not first and header.created_ms != first.created_ms and not isinstance(delivery.created_ms, dict):
             delivery.created_ms = {ids[n]: headers[n].created_ms for n in range(len(ids))}
+        if header.options and is_special(header):
+            delivery.special[identifier] = header
+            unique.delivered(state, queue.name, identifier, header.options)
         if header.external:
             delivery.external.add(identifier)
             large[position] = state.view.get("payloads", identifier) or b""
@@ -230,8 +332,17 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     row = rows.DeliveryRow(peer.incarnation, peer.name, queue.name, state.wall, alone, ids, sequences)
     state.tick.rows["deliveries"][rows.number8(fence)] = rows.pack(row)
     leave.start_lease(state, delivery)
-    state.move(queue, JobState.READY, Event.DELIVER, len(ids))
+    state.move(queue, JobState.READY, Event.DELIVER, len(ids), _stored(records, large))
+    if queue.rate is not None:
+        queue.used_until = queue.rate.take(queue.used_until, state.now, len(ids))
+    if state.followers:
+        state.changed.update(dict.fromkeys(state.followers.keys() & set(ids)))
     if peer.credit <= 0:
         for served in peer.queues:
             served.free.pop(peer, None)
     state.send(peer, Deliver(queue.name, fence, queue.policy.lease_ms, ids, attempts, records, large))
+
+
+def _stored(records: list[bytes], large: dict[int, bytes]) -> int:
+    """What the jobs took on disk."""
+    return sum(map(len, records)) + sum(map(len, large.values()))

@@ -1,9 +1,12 @@
 """Finished jobs: written in blocks with the tick that ended them, found by id, trimmed by age and count.
 
-The index from id to block is in memory and bounded by `Settings.keep_done_count`. After a start it is read back from
+The index from id to block is in memory and bounded by `Settings.keep_done_count`; how long they are kept is for each
+queue to say. After a start it is read back from
 the newest block to the oldest, as slow work; until then a question about a job that is not found waits.
 """
 
+from collections import deque
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -42,7 +45,7 @@ def add(
     reason: str = "",
 ) -> None:
     """Jobs that ended together: one row, and one more for each large result."""
-    if state.settings.keep_done_count == 0 or state.settings.keep_done_ms == 0:
+    if state.settings.keep_done_count == 0 or queue.policy.keep_done_ms == 0:
         return
     index = state.history
     kept: list[bytes | bool | None] | None = None
@@ -57,8 +60,12 @@ def add(
     row = HistoryRow(state.wall, queue.name, ended, fence, worker, ids, created_ms, kept, changes or {}, reason)
     state.tick.rows["history"][key] = rows.pack(row)
     index.block_of.update(dict.fromkeys(ids, key))
-    index.blocks.append((key, state.wall, ids))
+    index.blocks[key] = (queue.name, ids)
     index.jobs += len(ids)
+    of_queue = index.of_queue.setdefault(queue.name, deque())
+    if not of_queue:
+        heappush(index.due, (state.wall + queue.policy.keep_done_ms, queue.name))
+    of_queue.append((state.wall, key))
 
 
 def find(state: State, identifier: bytes) -> Ended | None:
@@ -89,28 +96,54 @@ def trim(state: State) -> None:
     index = state.history
     if not index.complete:
         return
-    oldest = state.wall - state.settings.keep_done_ms
     most = state.settings.keep_done_count
-    for _ in range(limits.STEP_ROWS + 2 * index.n):  # at least as fast as they come
-        if not index.blocks:
-            return
-        key, ended_ms, ids = index.blocks[0]
-        if index.jobs - len(ids) < most and ended_ms > oldest:
-            return
-        index.blocks.popleft()
-        index.jobs -= len(ids)
-        _forget(state, key, ids)
+    budget = limits.STEP_ROWS + 2 * index.n  # at least as fast as they come
+    while budget and index.blocks:
+        key, (_, ids) = next(iter(index.blocks.items()))
+        if index.jobs - len(ids) < most:
+            break
+        _forget(state, key)
+        budget -= 1
+    while budget and index.due and index.due[0][0] <= state.wall:
+        _, name = heappop(index.due)
+        budget = _trim_queue(state, name, budget)
+
+
+def _trim_queue(state: State, name: str, budget: int) -> int:
+    """Delete the blocks of a queue that are too old; what is left of the budget."""
+    of_queue = state.history.of_queue[name]
+    keep_ms = state.queue(name).policy.keep_done_ms
+    while of_queue:
+        ended_ms, key = of_queue[0]
+        if key in state.history.blocks:
+            if not budget or ended_ms + keep_ms > state.wall:
+                heappush(state.history.due, (ended_ms + keep_ms, name))
+                return budget
+            _forget(state, key)
+            budget -= 1
+        of_queue.popleft()
+    del state.history.of_queue[name]
+    return budget
+
+
+def kept_anew(state: State, queue: Queue) -> None:
+    """What the queue keeps has changed: look when its oldest block is to go."""
+    of_queue = state.history.of_queue.get(queue.name)
+    if of_queue:
+        heappush(state.history.due, (of_queue[0][0] + queue.policy.keep_done_ms, queue.name))
 
 
 def trim_due(state: State) -> int | None:
-    """Wall time at which the oldest block is to go, if any."""
-    blocks = state.history.blocks
-    return blocks[0][1] + state.settings.keep_done_ms if blocks and state.history.complete else None
+    """Wall time at which the next block is to go, if any."""
+    index = state.history
+    return index.due[0][0] if index.due and index.complete else None
 
 
-def _forget(state: State, key: bytes, ids: list[bytes]) -> None:
+def _forget(state: State, key: bytes) -> None:
     value = state.view.get("history", key)
     state.tick.rows["history"][key] = None
+    _, ids = state.history.blocks.pop(key)
+    state.history.jobs -= len(ids)
     block_of = state.history.block_of
     for identifier in ids:
         if block_of.get(identifier) == key:
@@ -129,26 +162,39 @@ def read_back(state: State) -> Steps:
     """Fill the index from the newest block to the oldest, a step at a time."""
     index = state.history
     stop = rows.history_key(state.tick.number, 0)
-    blocks: list[tuple[bytes, int, list[bytes]]] = []
     while page := list(islice(state.view.scan("history", b"", stop, backwards=True), limits.STEP_ROWS)):
         for key, value in page:
             row = HistoryRow(*rows.unpack(value))
-            blocks.append((key, row.ended_ms, row.ids))
+            index.blocks[key] = (row.queue, row.ids)
+            index.blocks.move_to_end(key, last=False)
+            index.of_queue.setdefault(row.queue, deque()).appendleft((row.ended_ms, key))
             for identifier in row.ids:
                 index.block_of.setdefault(identifier, key)
             index.jobs += len(row.ids)
         stop = page[-1][0]
         yield None
-    index.blocks.extendleft(blocks)
     index.complete = True
+    index.due.clear()
+    for name in index.of_queue:
+        kept_anew(state, state.queue(name))
 
 
 # ---- telling those who wait
 
 
+def watch(state: State, peer: Peer, identifier: bytes, *, changes: bool) -> None:
+    """Tell the peer the end of a job, or its changes as well."""
+    peer.watched.add(identifier)
+    state.watchers.setdefault(identifier, {})[peer] = None
+    if changes:
+        state.followers.setdefault(identifier, {})[peer] = None
+        state.changed[identifier] = None  # it is told at once how it is now
+
+
 def tell(state: State, identifier: bytes, ended: str, result: bytes | None, cause: dict[str, Any] | None) -> None:
     """Push the end of a job to every peer that watches it."""
     watchers = state.watchers.pop(identifier, None)
+    state.followers.pop(identifier, None)
     for peer in watchers or ():
         peer.watched.discard(identifier)
         state.tick.end(peer.route, (identifier, ended, result, cause))
@@ -157,11 +203,12 @@ def tell(state: State, identifier: bytes, ended: str, result: bytes | None, caus
 def unwatch(state: State, peer: Peer, identifiers: list[bytes]) -> None:
     for identifier in identifiers:
         peer.watched.discard(identifier)
-        watchers = state.watchers.get(identifier)
-        if watchers is not None:
-            watchers.pop(peer, None)
-            if not watchers:
-                del state.watchers[identifier]
+        for told in (state.watchers, state.followers):
+            peers = told.get(identifier)
+            if peers is not None:
+                peers.pop(peer, None)
+                if not peers:
+                    del told[identifier]
 
 
 def end_of(ended: Ended) -> tuple[bytes, str, bytes | None, dict[str, Any] | None]:

@@ -4,7 +4,8 @@ The rows of the ``ready`` keyspace are the truth. Memory holds a *window* of eac
 next when it runs out; so memory is bounded and a start reads nothing. An entry may be a *ghost* (its job was
 cancelled, or taken before a restart): whoever takes an entry must check it, unless he knows that its job is fresh.
 
-Order: the highest priority first; among the keys of one priority in turn; within a lane by sequence.
+Order: the highest priority first; among the keys of one priority in turn, each as often as its weight says; within a
+lane by sequence. A lane whose key may send nothing now (`keys.py`) is *held*: it has no turns until that is over.
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ from sortedcontainers import SortedSet
 
 from zbroker import limits
 from zbroker.core import rows
+from zbroker.core.keys import Keys
 from zbroker.core.tick import Tick, View
 
 Place = tuple[int, bytes]
@@ -22,6 +24,10 @@ Place = tuple[int, bytes]
 
 WALK_STEPS = 8
 """Lanes that are in memory already and that the walk over the disk passes at once: each costs a seek."""
+
+
+DRY_WALKS = 2
+"""Walks around the lanes on disk that find none whose key may go, until the ring rests and waits to be stirred."""
 
 
 class Budget:
@@ -51,7 +57,7 @@ class Block:
 class Lane:
     """The window of one (priority, key)."""
 
-    __slots__ = ("blocks", "cursor", "jobs", "more", "place", "prefix", "reach", "returned")
+    __slots__ = ("blocks", "cursor", "jobs", "more", "place", "prefix", "quota", "reach", "returned")
 
     def __init__(self, queue: str, place: Place, floor: int, *, more: bool) -> None:
         self.place = place
@@ -62,6 +68,7 @@ class Lane:
         self.more = more  # whether rows on disk may lie behind the window
         self.cursor = self.prefix + rows.number8(floor)  # from this key on, rows are not in the window
         self.reach = 0  # the sequence behind the last in a block that was read: the cursor only passed its first
+        self.quota = 0  # jobs left of its turn; 0 between two
 
 
 class Ring:
@@ -73,6 +80,8 @@ class Ring:
 
     __slots__ = (
         "_budget",
+        "_dry",
+        "_held",
         "_lanes",
         "_left",
         "_levels",
@@ -81,10 +90,14 @@ class Ring:
         "_queue",
         "_ranks",
         "_view",
+        "_wakes",
+        "_waking",
         "aside",
         "complete",
         "explored",
         "floor",
+        "keys",
+        "resting",
         "scans",
         "window",
     )
@@ -114,11 +127,18 @@ class Ring:
         self._parked: int | None = None  # the walk waits before this rank until memory has no better one
         self._left: int | None = None  # the best rank of lanes without room in memory that the walk left entries in
         self._owed = 0  # turns of lanes in memory before the walk goes on
+        self.keys = Keys()
+        self._held: dict[bytes, list[Lane]] = {}  # key -> its lanes in memory that have no turns for now
+        self._wakes: list[tuple[int, bytes]] = []  # a heap of (lease clock, key): when a rate lets a key go on
+        self._waking: set[bytes] = set()  # the keys in it
+        self._dry = 0  # times the walk went around since it last found something to take
+        self.resting = False  # all that is left are lanes on disk whose keys may send nothing now
 
     # ---- entries in
 
     def add(self, place: Place, first: int, ids: list[bytes], tick: Tick) -> bool:
         """New jobs at the end of their lane, their sequences counting from ``first``. Whether they are in memory."""
+        self._stir()
         lane = self._lane(place)
         kept = lane is not None and not lane.more and self._has_room(lane, len(ids))
         if lane is not None and not kept and not lane.more:
@@ -141,6 +161,7 @@ class Ring:
         """A job that returns to its own place in its lane."""
         key = rows.lane_prefix(self._queue, *place) + rows.number8(sequence) + rows.RETURNED
         tick.put_ready(key, rows.pack([identifier]))
+        self._stir()
         lane = self._lane(place)
         if lane is None or (lane.more and key >= lane.cursor and sequence >= lane.reach):
             return  # it will be read from disk in its turn
@@ -152,43 +173,150 @@ class Ring:
 
     def forget(self, floor: int) -> None:
         """Drop all windows, as if just started: the rows on disk from ``floor`` on say what is there."""
-        for lane in list(self._lanes.values()):
-            self._remove(lane)
+        self._budget.jobs -= sum(lane.jobs for lane in self._lanes.values())
+        self._budget.lanes -= len(self._lanes)
+        self._lanes.clear()
+        self._levels.clear()
+        self._ranks.clear()
+        self._held.clear()
         self.floor = floor
         self.complete = False
+        self._stir()
         self._start_walk()
 
     # ---- entries out
 
-    def take(self, want: int, tick: Tick) -> list[tuple[Place, int, bytes]]:
-        """Up to ``want`` entries (place, sequence, id) in the order of service.
+    def take(self, want: int, tick: Tick, now: int = 0) -> list[tuple[Place, int, bytes]]:
+        """Up to ``want`` entries (place, sequence, id) in the order of service, as far as their keys let them go.
 
-        Their rows leave disk in this tick once the whole block is taken. The caller checks for ghosts. Fewer than
-        wanted come where no more wait, or where looking for them would take long: then `may_have_more` is true.
+        They count as in flight from here on: the caller gives back what does not go (`untake`) and what is over
+        (`give`). Their rows leave disk in this tick once the whole block is taken. The caller checks for ghosts. Fewer
+        than wanted come where no more may go, or where looking for them would take long: then `may_have_more` is true.
         """
         taken: list[tuple[Place, int, bytes]] = []
         visits = want + limits.STEP_ROWS
+        keys = self.keys
         while len(taken) < want and visits and self.scans < limits.TURN_SCANS:
             visits -= 1
             lane = self._next_lane()
             if lane is None:
                 break
+            key = lane.place[1]
+            before = len(taken)
+            room = want - before
+            if keys.limited:
+                room = min(room, keys.room(key, now))
             if self._lanes.get(lane.place) is not lane:
-                self._take_from(lane, 1, taken, tick)
+                if room > 0:
+                    self._take_from(lane, min(room, keys.weights.get(key, 1)), taken, tick)
+                else:
+                    self.wake_later(key)
                 self._leave(lane, tick)
-                continue
-            level = self._levels[lane.place[0]]
-            alone = len(level) == 1 and (self.complete or self._parked is not None)
-            self._take_from(lane, want - len(taken) if alone else 1, taken, tick)
-            if not lane.jobs and not lane.more:
-                self._remove(lane)
-            elif not alone:
-                level.rotate(-1)
+            elif room <= 0:
+                self._hold(lane)
+            else:
+                self._take_turn(lane, room, taken, tick)
+            if len(taken) > before:
+                self._dry = 0
+                keys.took(key, len(taken) - before, now)
         return taken
+
+    def _take_turn(self, lane: Lane, room: int, taken: list[tuple[Place, int, bytes]], tick: Tick) -> None:
+        """A turn of a lane in memory, or what ``room`` lets it have of it. A lane that has no other beside it has one
+        endless turn."""
+        level = self._levels[lane.place[0]]
+        alone = len(level) == 1 and (self.complete or self._parked is not None)
+        if alone:
+            self._take_from(lane, room, taken, tick)
+        else:
+            lane.quota = lane.quota or self.keys.weights.get(lane.place[1], 1)
+            before = len(taken)
+            self._take_from(lane, min(room, lane.quota), taken, tick)
+            lane.quota -= len(taken) - before
+        if not lane.jobs and not lane.more:
+            self._remove(lane)
+        elif not alone and not lane.quota:
+            level.rotate(-1)
+
+    def __len__(self) -> int:
+        """Lanes in memory."""
+        return len(self._lanes)
+
+    def head_of(self, place: Place) -> int | None:
+        """The sequence of the next job in the first block of a lane in memory; None if it has no such block."""
+        lane = self._lanes.get(place)
+        return self._head(lane.blocks[0]) if lane is not None and lane.blocks else None
 
     @property
     def may_have_more(self) -> bool:
-        return bool(self._ranks) or not self.complete
+        return not self.resting and (bool(self._ranks) or not self.complete)
+
+    # ---- keys that may send nothing for now
+
+    def give(self, key: bytes, jobs: int) -> bool:
+        """So many jobs of the key are in flight no more. Whether that lets another one go."""
+        self.keys.gave(key, jobs)
+        return self._let_go(key)
+
+    def untake(self, key: bytes, jobs: int) -> None:
+        """So many of the entries that were taken did not go."""
+        self.keys.untook(key, jobs)
+        self._let_go(key)
+
+    def keep(self, identifier: bytes, key: bytes) -> None:
+        """A job that is in flight, or was just taken, goes on waiting, and its key waits with it."""
+        self.keys.kept[identifier] = key
+
+    def unkeep(self, identifier: bytes) -> bool:
+        """The key of a job that waits need wait no more; true if that lets another one go."""
+        key = self.keys.kept.pop(identifier, None)
+        return key is not None and self.give(key, 1)
+
+    def wake(self, now: int) -> None:
+        """The keys whose rate lets them go on have turns again."""
+        while self._wakes and self._wakes[0][0] <= now:
+            _, key = heappop(self._wakes)
+            self._waking.discard(key)
+            self._let_go(key)
+
+    def let_all_go(self) -> None:
+        """What keys may do has changed: see anew which may go."""
+        for key in list(self._held):
+            self._let_go(key)
+        self._stir()
+
+    @property
+    def wake_at(self) -> int | None:
+        """When to call `wake`; None for never."""
+        return self._wakes[0][0] if self._wakes else None
+
+    def _let_go(self, key: bytes) -> bool:
+        lanes = self._held.pop(key, ())
+        for lane in lanes:
+            self._join(lane)
+        stirs = self.resting
+        self._stir()
+        return stirs or bool(lanes)
+
+    def _hold(self, lane: Lane) -> None:
+        """It stands first in its level, as it was its turn."""
+        rank, key = lane.place
+        self._levels[rank].remove(lane)
+        self._drop_empty(rank)
+        lane.quota = 0
+        self._held.setdefault(key, []).append(lane)
+        self.wake_later(key)
+
+    def wake_later(self, key: bytes) -> None:
+        """Wake the key when its rate lets the next one go, if that is what holds it."""
+        at = self.keys.next_at(key)
+        if at is not None and key not in self._waking:
+            self._waking.add(key)
+            heappush(self._wakes, (at, key))
+
+    def _stir(self) -> None:
+        self._dry = 0
+        self.resting = False
 
     def _take_from(self, lane: Lane, want: int, taken: list[tuple[Place, int, bytes]], tick: Tick) -> None:
         place = lane.place
@@ -259,6 +387,10 @@ class Ring:
     def _admit(self, lane: Lane) -> Lane:
         self._lanes[lane.place] = lane
         self._budget.lanes += 1
+        return self._join(lane)
+
+    def _join(self, lane: Lane) -> Lane:
+        """It has turns from now on, behind the others of its rank."""
         rank = lane.place[0]
         level = self._levels.get(rank)
         if level is None:
@@ -274,9 +406,11 @@ class Ring:
         self._budget.lanes -= 1
         del self._lanes[lane.place]
         rank = lane.place[0]
-        level = self._levels[rank]
-        level.remove(lane)
-        if not level:
+        self._levels[rank].remove(lane)
+        self._drop_empty(rank)
+
+    def _drop_empty(self, rank: int) -> None:
+        if not self._levels[rank]:
             del self._levels[rank]
             self._ranks.remove(rank)
 
@@ -301,6 +435,10 @@ class Ring:
             row = next(self._view.scan("ready", self.explored or prefix, end), None)
             left = self._left
             if left is not None and (row is None or row[0][len(prefix)] > left):  # back to the guests of that rank
+                self._dry += 1
+                if self._dry > DRY_WALKS and best is None:
+                    self.resting = True
+                    return None
                 self._left = None
                 self.explored = prefix + bytes((left,))
                 if best is not None and best.place[0] == left:

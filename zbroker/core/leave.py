@@ -6,33 +6,44 @@ after a restart does not count for it any more.
 
 from collections.abc import Iterator
 from heapq import heapify, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from zbroker import limits
-from zbroker.core import history, rows
+from zbroker.core import dead, history, rows, unique
 from zbroker.core.policy import attempts_allowed, retry_delay
 from zbroker.core.rows import LOST, Attempt, Change
-from zbroker.core.state import Delivery, Peer, Queue, State, Steps
+from zbroker.core.state import Delivery, Peer, State, Steps, expiry_of, place_of
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Outcome
-from zclient.protocol.record import Header, header_of, sequence_of
+from zclient.protocol.record import header_of, sequence_of, stored_bytes
 
 
-def place_of(header: Header) -> tuple[int, bytes]:
-    """The lane that a job's options put it in."""
-    options = header.options
-    return rows.rank_of(options.get("priority", 0)), options.get("key", "").encode()
+class Leaving(NamedTuple):
+    """A job that is out of its delivery, and not yet anywhere else."""
+
+    delivery: Delivery
+    id: bytes
+    record: bytes
+    change: Change
 
 
 def start_lease(state: State, delivery: Delivery) -> None:
-    """The lease runs anew from now."""
-    delivery.deadline = state.now + delivery.queue.policy.lease_ms
+    """The lease runs anew from now; no run outlasts the queue's `max_run`, counted from the delivery."""
+    policy = delivery.queue.policy
+    if policy.max_run_ms:
+        delivery.limit = state.now + max(0, delivery.started_ms + policy.max_run_ms - state.wall)
+    delivery.deadline = min(state.now + policy.lease_ms, delivery.limit)
     if len(state.lease_heap) > 2 * len(state.deliveries) + limits.STALE_LEASES:  # most of them were settled in time
         state.lease_heap = [(live.deadline, live.fence) for live in state.deliveries.values()]
         heapify(state.lease_heap)
     heappush(state.lease_heap, (delivery.deadline, delivery.fence))
+
+
+def renew(state: State, delivery: Delivery, duration_ms: int) -> None:
+    """The lease lasts at least so long from now. The heap is corrected when the old deadline comes up."""
+    delivery.deadline = min(max(delivery.deadline, state.now + duration_ms), delivery.limit)
 
 
 def close(state: State, delivery: Delivery, jobs: int) -> None:
@@ -43,6 +54,8 @@ def close(state: State, delivery: Delivery, jobs: int) -> None:
     delivery.open -= jobs
     peer = delivery.peer
     peer.unsettled -= jobs
+    if delivery.queue.policy.in_flight_limit:
+        state.hot[delivery.queue] = None
     if delivery.open == 0:
         del state.deliveries[delivery.fence]
         del peer.deliveries[delivery.fence]
@@ -82,7 +95,25 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
         for position, identifier in enumerate(ids):
             if identifier in state.watchers:
                 history.tell(state, identifier, JobState.DONE, results[position] if results else None, None)
+    plain = len(ids) - _free_special(state, delivery, ids) if delivery.special else len(ids)
+    if plain:
+        state.give(queue, b"", plain)
     close(state, delivery, len(ids))
+
+
+def _free_special(state: State, delivery: Delivery, ids: list[bytes]) -> int:
+    """Set free what the done jobs with a key or a unique text held; how many of them have a key."""
+    keyed = 0
+    for identifier in ids:
+        header = delivery.special.pop(identifier, None)
+        if header is None:
+            continue
+        unique.release(state, delivery.queue.name, identifier, header.options, ran=True)
+        key = place_of(header)[1]
+        if key:
+            keyed += 1
+            state.give(delivery.queue, key, 1)
+    return keyed
 
 
 def settle_one(state: State, delivery: Delivery, identifier: bytes, outcome: int, value: Any) -> None:
@@ -92,10 +123,9 @@ def settle_one(state: State, delivery: Delivery, identifier: bytes, outcome: int
         delay = value.get("delay") if value else None
         fail(state, delivery, identifier, "error", error, delay if type(delay) is int and delay >= 0 else None)
     elif outcome == Outcome.REJECT:
-        reason = "attempts" if value and value.get("reason") == "attempts" else "rejected"
-        fail(state, delivery, identifier, "error" if reason == "attempts" else "rejected", error, None, reason)
+        fail(state, delivery, identifier, "rejected", error, None, "rejected")
     elif outcome == Outcome.RELEASE:
-        give_back(state, delivery, identifier, Outcome.RELEASE)
+        give_back(state, delivery, identifier, started=value is not True)
     else:
         snooze(state, delivery, identifier, min(value, wire.MAX_DELAY_MS))
 
@@ -122,17 +152,20 @@ def fail(
     delay: int | None,
     reason: str = "",
 ) -> None:
-    """A run failed: it burns an attempt. The job is retried after its backoff, or dead: for ``reason``, if given."""
-    header, change = _out(state, delivery, identifier)
-    outcome = Outcome.REJECT if reason else Outcome.NACK
-    change = _with_attempt(state, delivery, change, kind, error)._replace(outcome=outcome)
+    """The run failed: that burns an attempt. With a ``reason`` there is no other try; ``delay`` (ms) is the worker's
+    wish."""
+    leaving = _out(state, delivery, identifier)
+    change = _with_attempt(state, leaving, kind, error)
+    outcome = LOST if kind == "max_run" else Outcome.REJECT if reason else Outcome.NACK
+    change = change._replace(outcome=outcome)
+    policy, options = delivery.queue.policy, header_of(leaving.record).options
     if change.cancel:
-        cancelled(state, delivery, identifier, header, change)
-    elif reason or change.runs >= attempts_allowed(delivery.queue.policy, header.options):
-        bury(state, delivery, identifier, change, reason or "attempts")
+        _cancelled(state, leaving, change)
+    elif reason or change.runs >= attempts_allowed(policy, delivery.task, options):
+        _bury(state, leaving, change, reason or "attempts")
     else:
-        wait = retry_delay(delivery.queue.policy, change.runs, state.random) if delay is None else delay
-        _schedule(state, delivery, identifier, header, change, min(wait, wire.MAX_DELAY_MS), Event.RETRY)
+        wait = delay if delay is not None else retry_delay(policy, delivery.task, options, change.runs, state.random)
+        _schedule(state, leaving, change, min(wait, wire.MAX_DELAY_MS), Event.RETRY)
 
 
 def lose(state: State, delivery: Delivery, identifier: bytes, kind: str, *, alone: bool) -> None:
@@ -140,74 +173,117 @@ def lose(state: State, delivery: Delivery, identifier: bytes, kind: str, *, alon
 
     ``alone``: the worker held nothing else, so that nothing but this job can have brought it down.
     """
-    header, change = _out(state, delivery, identifier)
-    change = _with_attempt(state, delivery, change, kind, {"type": "", "text": kind})
+    leaving = _out(state, delivery, identifier)
+    change = _with_attempt(state, leaving, kind, {"type": "", "text": kind})
     change = change._replace(outcome=LOST, losses=change.losses + 1, losses_alone=change.losses_alone + alone)
     policy = delivery.queue.policy
     if change.cancel:
-        cancelled(state, delivery, identifier, header, change)
+        _cancelled(state, leaving, change)
+    elif policy.once:
+        _bury(state, leaving, change, "lost")
     elif change.losses_alone >= policy.poison_losses:
-        bury(state, delivery, identifier, change, "poison")
-    elif change.runs >= attempts_allowed(policy, header.options):
-        bury(state, delivery, identifier, change, "attempts")
+        _bury(state, leaving, change, "poison")
+    elif change.runs >= attempts_allowed(policy, delivery.task, header_of(leaving.record).options):
+        _bury(state, leaving, change, "attempts")
     else:
-        state.move(delivery.queue, JobState.LEASED, Event.LOSE)
-        ready(state, delivery.queue, identifier, header, change)
+        _return(state, leaving, change, Event.LOSE)
 
 
-def give_back(state: State, delivery: Delivery, identifier: bytes, outcome: int) -> None:
-    """Back to its place, no attempt burnt."""
-    header, change = _out(state, delivery, identifier)
-    change = change._replace(outcome=outcome)
+def give_back(state: State, delivery: Delivery, identifier: bytes, *, started: bool) -> None:
+    """Back to its place, no attempt burnt. ``started``: it may have been begun, so that a queue that delivers at most
+    once cannot have it back."""
+    leaving = _out(state, delivery, identifier)
+    change = leaving.change._replace(outcome=Outcome.RELEASE)
     if change.cancel:
-        cancelled(state, delivery, identifier, header, change)
+        _cancelled(state, leaving, change)
+    elif started and delivery.queue.policy.once:
+        _bury(state, leaving, change, "lost")
     else:
-        state.move(delivery.queue, JobState.LEASED, Event.RETURN)
-        ready(state, delivery.queue, identifier, header, change)
+        _return(state, leaving, change, Event.RETURN)
 
 
 def snooze(state: State, delivery: Delivery, identifier: bytes, wait_ms: int) -> None:
     """Back to its place at a later time, no attempt burnt."""
-    header, change = _out(state, delivery, identifier)
-    change = change._replace(outcome=Outcome.SNOOZE)
+    leaving = _out(state, delivery, identifier)
+    change = leaving.change._replace(outcome=Outcome.SNOOZE)
     if change.cancel:
-        cancelled(state, delivery, identifier, header, change)
+        _cancelled(state, leaving, change)
+    elif delivery.queue.policy.once:
+        _bury(state, leaving, change, "lost")
     else:
-        _schedule(state, delivery, identifier, header, change, wait_ms, Event.SNOOZE)
+        _schedule(state, leaving, change, wait_ms, Event.SNOOZE)
 
 
 # ---- where they end
 
 
-def ready(state: State, queue: Queue, identifier: bytes, header: Header, change: Change) -> None:
-    """Write a job as ready in its own place; the caller has counted the transition."""
+def _return(state: State, leaving: Leaving, change: Change, event: Event) -> None:
+    """Ready again, in its own place; dead if its time to begin is over meanwhile.
+
+    A suspect keeps the turn of its key where jobs of a key run in order.
+    """
+    queue, identifier = leaving.delivery.queue, leaving.id
+    if _expired(state, leaving, change):
+        return
     if change.sequence < queue.floor or not change.sequence:
         change = change._replace(sequence=queue.sequences(1))  # its old place was purged while it was away
     change = change._replace(state=JobState.READY, due_ms=0)
     state.write_change(identifier, change)
-    state.put_back(queue, place_of(header), identifier, change)
+    state.move(queue, JobState.LEASED, event, 1, stored_bytes(leaving.record))
+    place = place_of(header_of(leaving.record))
+    if change.losses and queue.policy.key_limit == 1:
+        queue.ring.keep(identifier, place[1])
+    else:
+        state.give(queue, place[1], 1)
+    state.put_back(queue, place, identifier, change)
     state.hot[queue] = None
 
 
-def bury(state: State, delivery: Delivery, identifier: bytes, change: Change, reason: str) -> None:
-    """Dead: it stays, with the reason, until it is replayed or dropped."""
-    queue = delivery.queue
-    change = change._replace(state=JobState.DEAD, reason=reason, ended_ms=state.wall)
+def _schedule(state: State, leaving: Leaving, change: Change, wait_ms: int, event: Event) -> None:
+    """Ready later, in its own place. Where jobs of a key run in order, the others wait for it."""
+    queue, identifier = leaving.delivery.queue, leaving.id
+    if _expired(state, leaving, change):
+        return
+    change = change._replace(state=JobState.SCHEDULED, due_ms=state.wall + wait_ms)
     state.write_change(identifier, change)
-    state.tick.rows["dead"][rows.dead_key(queue.name, state.wall, identifier)] = reason.encode()
-    state.move(queue, JobState.LEASED, Event.BURY)
-    history.tell(state, identifier, JobState.DEAD, None, cause_of(change))
-    state.notice("warning", "job dead", job=identifier.decode(), queue=queue.name, reason=reason, attempts=change.runs)
+    rank, key = place_of(header_of(leaving.record))
+    state.add_timer(change.due_ms, rows.TimerRow(queue.name, rank, key, change.sequence, [identifier]))
+    state.move(queue, JobState.LEASED, event, 1, stored_bytes(leaving.record))
+    if queue.policy.key_limit == 1:
+        queue.ring.keep(identifier, key)
+        state.tick.rows["heads"][rows.head_key(queue.name, key)] = identifier
+    else:
+        state.give(queue, key, 1)
 
 
-def cause_of(change: Change) -> dict[str, Any]:
-    """What FINISHED says of a dead job."""
-    error = change.attempts[-1].error if change.attempts else {}
-    return {"reason": change.reason, "error": error, "attempts": change.runs}
+def _expired(state: State, leaving: Leaving, change: Change) -> bool:
+    """Whether it is too late for another try; the job is then dead, or gone where the queue drops what expired."""
+    header = header_of(leaving.record)
+    expires_ms = expiry_of(header, change)
+    if not expires_ms or expires_ms > state.wall:
+        return False
+    queue = leaving.delivery.queue
+    if queue.policy.on_expiry == "dead":
+        _bury(state, leaving, change, "expired")
+        return True
+    _free(state, leaving)
+    state.erase(leaving.id, changed=True, external=header.external)
+    state.move(queue, JobState.LEASED, Event.DISCARD)
+    history.tell(state, leaving.id, JobState.DEAD, None, {"reason": "expired"})
+    return True
 
 
-def cancelled(state: State, delivery: Delivery, identifier: bytes, header: Header, change: Change) -> None:
+def _bury(state: State, leaving: Leaving, change: Change, reason: str) -> None:
+    queue = leaving.delivery.queue
+    state.give(queue, place_of(header_of(leaving.record))[1], 1)
+    way = (JobState.LEASED, Event.BURY, 0)
+    dead.bury(state, queue, leaving.id, leaving.record, change, reason, way)
+
+
+def _cancelled(state: State, leaving: Leaving, change: Change) -> None:
     """A wish to cancel met the end of a run that was not its completion."""
+    delivery, identifier, header = leaving.delivery, leaving.id, header_of(leaving.record)
+    _free(state, leaving)
     state.erase(identifier, changed=True, external=header.external)
     state.move(delivery.queue, JobState.LEASED, Event.CANCEL)
     history.add(
@@ -227,30 +303,29 @@ def cancelled(state: State, delivery: Delivery, identifier: bytes, header: Heade
 # ---- shared by the ways
 
 
-def _out(state: State, delivery: Delivery, identifier: bytes) -> tuple[Header, Change]:
-    """Take the job out of the delivery; its header, and its change row with the delivery's fence."""
+def _out(state: State, delivery: Delivery, identifier: bytes) -> Leaving:
+    """Take the job out of the delivery; with its change row, which has the delivery's fence."""
     del state.leased[identifier]
     close(state, delivery, 1)
     record = state.view.get("jobs", identifier)
     if record is None:
         raise AssertionError(f"the leased job {identifier!r} has no record")
+    delivery.special.pop(identifier, None)
     change = delivery.changes.pop(identifier, None) or Change(JobState.READY, sequence_of(record))
-    return header_of(record), change._replace(fence=delivery.fence)
+    return Leaving(delivery, identifier, record, change._replace(fence=delivery.fence))
 
 
-def _with_attempt(state: State, delivery: Delivery, change: Change, kind: str, error: dict[str, Any]) -> Change:
+def _free(state: State, leaving: Leaving) -> None:
+    """Nothing waits for the job any more: neither its key nor its unique text."""
+    queue, header = leaving.delivery.queue, header_of(leaving.record)
+    state.give(queue, place_of(header)[1], 1)
+    unique.release(state, queue.name, leaving.id, header.options)
+
+
+def _with_attempt(state: State, leaving: Leaving, kind: str, error: dict[str, Any]) -> Change:
+    change, delivery = leaving.change, leaving.delivery
     attempt = Attempt(change.runs + 1, delivery.started_ms, state.wall, delivery.peer.name, kind, error)
     return change.with_attempt(attempt, limits.MAX_ATTEMPT_LOG)
-
-
-def _schedule(
-    state: State, delivery: Delivery, identifier: bytes, header: Header, change: Change, wait_ms: int, event: Event
-) -> None:
-    queue = delivery.queue
-    change = change._replace(state=JobState.SCHEDULED, due_ms=state.wall + wait_ms)
-    state.write_change(identifier, change)
-    state.add_timer(change.due_ms, rows.TimerRow(queue.name, *place_of(header), change.sequence, [identifier]))
-    state.move(queue, JobState.LEASED, event)
 
 
 # ---- many at once
@@ -277,14 +352,25 @@ def lose_all(state: State, peer: Peer, deliveries: list[Delivery], kind: str) ->
     state.credit_changed(peer)
 
 
-def expire(state: State, delivery: Delivery, ids: list[bytes]) -> Steps:
+def expire(state: State, delivery: Delivery, ids: list[bytes], kind: str) -> Steps:
     """Slow work: the many jobs of a delivery whose lease ran out."""
     for position, identifier in enumerate(ids, 1):
-        if state.leased.get(identifier) is delivery:
-            lose(state, delivery, identifier, "lease expired", alone=delivery.alone)
+        expire_one(state, delivery, identifier, kind, alone=delivery.alone)
         if position % limits.STEP_ROWS == 0:
             yield None
     state.credit_changed(delivery.peer)
+
+
+def expire_one(state: State, delivery: Delivery, identifier: bytes, kind: str, *, alone: bool) -> None:
+    """One job whose lease ran out: lost, or, where the run was too long, failed."""
+    if state.leased.get(identifier) is not delivery:
+        return
+    if kind == "max_run":
+        longest_s = delivery.queue.policy.max_run_ms / 1000
+        error = {"type": "max_run", "text": f"it ran longer than the queue's max_run of {longest_s:g} s"}
+        fail(state, delivery, identifier, kind, error, None)
+    else:
+        lose(state, delivery, identifier, kind, alone=alone)
 
 
 def give_back_all(state: State, peer: Peer, deliveries: list[Delivery], kept: set[bytes] | None) -> Steps:
@@ -298,7 +384,7 @@ def give_back_all(state: State, peer: Peer, deliveries: list[Delivery], kept: se
         elif kept is None and peer.route is not None:
             return
         elif identifier not in (kept or ()) and state.leased.get(identifier) is delivery:
-            give_back(state, delivery, identifier, Outcome.RELEASE)
+            give_back(state, delivery, identifier, started=kept is None)
     state.credit_changed(peer)
 
 

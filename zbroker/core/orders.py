@@ -1,21 +1,18 @@
-"""Orders: what people and programs tell the broker to change. Each is applied once; long ones go on in slices.
+"""Orders: what people and programs tell the broker to change. Each is applied once; long ones go on in slices."""
 
-A long order is a row in ``meta`` until it is through, so a restart goes on where it stopped: its step and the row's
-new cursor are in one commit.
-"""
+from collections.abc import Callable
+from typing import Any
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-from zbroker import limits
-from zbroker.core import history, leave, rows
-from zbroker.core.put import Refusal
-from zbroker.core.state import Found, Queue, State, Steps
+from zbroker.core import dead, history, rows, waiting
+from zbroker.core.policy import Options
+from zbroker.core.put import refuse_new_queue
+from zbroker.core.refusal import Refusal
+from zbroker.core.state import Queue, State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
+from zbroker.core.works import Work, begin, refuse_if_busy
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Cancel
-from zclient.protocol.record import header_of
+from zclient.protocol.options import QUEUE_OPTIONS, options_fault
 
 
 def order(state: State, verb: str, arguments: dict[str, Any]) -> Any:
@@ -58,6 +55,22 @@ def no_such_job(identifier: bytes) -> Refusal:
     return Refusal("not_found", f"no job {identifier.decode()!r}")
 
 
+def text_of(arguments: dict[str, Any], name: str) -> str:
+    """A text to select by; empty if there is none."""
+    value = arguments.get(name, "")
+    if type(value) is not str or len(value) > wire.MAX_ERROR_CHARS:
+        raise Refusal("invalid", f"{name} is a text")
+    return value
+
+
+def time_of(arguments: dict[str, Any], name: str, default: int) -> int:
+    """A point in time (Unix ms)."""
+    value = arguments.get(name, default)
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise Refusal("invalid", f"{name} is Unix milliseconds, not {value!r:.40}")
+    return value
+
+
 # ---- single jobs
 
 
@@ -73,80 +86,41 @@ def cancel(state: State, arguments: dict[str, Any]) -> dict[str, str]:
     if found.state is JobState.DEAD:
         return {"state": found.state}
     if found.delivery is not None:
-        change = found.changed()._replace(cancel=True)
-        state.write_change(identifier, change)
-        found.delivery.changes[identifier] = change
-        state.send(found.delivery.peer, Cancel(found.delivery.fence, [identifier]))
+        waiting.wish_away(state, found)
         return {"state": JobState.LEASED}
-    _cancel_waiting(state, found, "cancelled")
+    waiting.cancel(state, found, "cancelled")
     return {"state": JobState.CANCELLED}
-
-
-def _cancel_waiting(state: State, found: Found, reason: str) -> None:
-    state.erase(found.id, changed=found.change is not None, external=found.header.external)
-    found.queue.suspects.discard((leave.place_of(found.header)[0], found.sequence, found.id))
-    if not found.queue.suspects:
-        state.unreserve(found.queue)
-    state.move(found.queue, found.state, Event.CANCEL)
-    changes = {found.id: rows.encode_change(found.change)} if found.change else None
-    history.add(
-        state,
-        found.queue,
-        JobState.CANCELLED,
-        [found.id],
-        [found.header.created_ms],
-        changes=changes,
-        reason=reason,
-    )
-    history.tell(state, found.id, JobState.CANCELLED, None, {"reason": reason})
-
-
-def replay_one(state: State, identifier: bytes) -> bool:
-    """A dead job becomes ready at the end of its lane, with all its attempts anew; false if it is not dead."""
-    found = state.find(identifier)
-    if found is None or found.state is not JobState.DEAD or found.change is None:
-        return False
-    queue, change = found.queue, found.change
-    state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
-    first = queue.sequences(1)
-    change = change._replace(
-        state=JobState.READY, sequence=first, runs=0, losses=0, losses_alone=0, reason="", ended_ms=0, cancel=False
-    )
-    state.write_change(identifier, change)
-    state.move(queue, JobState.DEAD, Event.REPLAY)
-    queue.ring.add(leave.place_of(found.header), first, [identifier], state.tick)
-    state.hot[queue] = None
-    return True
-
-
-def drop_one(state: State, identifier: bytes) -> bool:
-    """Nothing of a dead job is kept; false if it is not dead."""
-    found = state.find(identifier)
-    if found is None or found.state is not JobState.DEAD or found.change is None:
-        return False
-    state.tick.rows["dead"][rows.dead_key(found.queue.name, found.change.ended_ms, identifier)] = None
-    state.erase(identifier, changed=True, external=found.header.external)
-    state.move(found.queue, JobState.DEAD, Event.DROP)
-    return True
 
 
 # ---- queues
 
 
 def pause(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
+    """No deliveries from the queue; it goes on taking jobs."""
     queue = queue_of(state, arguments)
     queue.paused = True
     state.unreserve(queue)
-    state.touched[queue] = None
-    return {"paused": True}
+    return _open_or_not(state, queue)
+
+
+def drain(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
+    """No new jobs for the queue; what it has is worked off."""
+    queue = queue_of(state, arguments)
+    queue.closed = True
+    return _open_or_not(state, queue)
 
 
 def resume(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
+    """Neither paused nor drained."""
     queue = queue_of(state, arguments)
-    queue.paused = False
-    state.touched[queue] = None
+    queue.paused = queue.closed = False
     state.hot[queue] = None
-    return {"paused": False}
+    return _open_or_not(state, queue)
+
+
+def _open_or_not(state: State, queue: Queue) -> dict[str, bool]:
+    state.touched[queue] = None
+    return {"paused": queue.paused, "closed": queue.closed}
 
 
 def purge(state: State, arguments: dict[str, Any]) -> dict[str, int]:
@@ -156,158 +130,134 @@ def purge(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     jobs = queue.counts.jobs[JobState.READY]
     queue.floor = queue.next_sequence
     queue.ring.forget(queue.floor)
+    kept = queue.ring.keys.kept
+    for _, _, identifier in queue.suspects:
+        if identifier in kept:
+            state.unkeep(queue, identifier, kept[identifier])
     queue.suspects.clear()
     state.unreserve(queue)
-    state.move(queue, JobState.READY, Event.PURGE, jobs)
+    state.move(queue, JobState.READY, Event.PURGE, jobs, queue.counts.sizes[JobState.READY])
     if jobs:
         begin(state, Work("purge", queue.name, b"", queue.floor, 0))
     state.notice("info", "queue purged", queue=queue.name, jobs=jobs)
     return {"purged": jobs}
 
 
-# ---- long orders
+# ---- policies
 
 
-class Work(NamedTuple):
-    """A long order as its row keeps it."""
-
-    kind: str  # "purge", "replay", "drop"
-    queue: str
-    cursor: bytes  # the key that it goes on from
-    until: int  # purge: the floor; others: the wall clock when it was ordered
-    rate: int  # replay: jobs a second; 0: as fast as may be
-
-
-def refuse_if_busy(state: State) -> None:
-    if len(state.works) + len(state.resting) >= limits.MAX_WORKS:
-        raise Refusal("busy", "too many long orders and listings are under way", retry_after_ms=1000)
-
-
-def begin(state: State, work: Work) -> int:
-    """Write the order's row and start it; returns its number."""
-    refuse_if_busy(state)
-    state.next_work += 1
-    number = state.next_work
-    state.tick.rows["meta"][_work_key(number)] = rows.pack(work)
-    go_on(state, number, work)
-    return number
+def set_options(state: State, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Options of a queue, from now on and over restarts; they win over the configuration file. Makes the queue."""
+    options = arguments.get("options")
+    if type(options) is not dict or not options:
+        raise Refusal("invalid", "options is a map of at least one option of a queue")
+    fault = options_fault(QUEUE_OPTIONS, options)
+    if fault:
+        raise Refusal("invalid", fault)
+    name = arguments.get("queue")
+    if type(name) is not str:
+        raise Refusal("invalid", "queue is the name of a queue")
+    for needed in dict.fromkeys((name, options.get("dead_to") or name)):
+        if needed not in state.queues:
+            refuse_new_queue(state, needed)
+    queue = state.queue(name)
+    fault = dead.chain_fault(state, queue, options.get("dead_to", ""))
+    if fault:
+        raise Refusal("invalid", fault)
+    return _use(state, queue, {**queue.options, **options})
 
 
-def go_on(state: State, number: int, work: Work) -> None:
-    """Run a long order from its cursor on."""
-    step = {"purge": _sweep, "replay": _replay_some, "drop": _drop_some}[work.kind]
-    state.work(_run(state, number, work, step))
+def unset_options(state: State, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What was set of these options holds no longer; the configuration file, or the broker's default, does."""
+    queue = queue_of(state, arguments)
+    names = arguments.get("options")
+    if type(names) is not list or not names or not all(type(name) is str and name in QUEUE_OPTIONS for name in names):
+        raise Refusal("invalid", f"options is a list of options of a queue: {', '.join(QUEUE_OPTIONS)}")
+    kept = {name: value for name, value in queue.options.items() if name not in names}
+    fault = dead.chain_fault(state, queue, state.policy(queue.name, kept).dead_to)
+    if fault:
+        raise Refusal("invalid", fault)
+    return _use(state, queue, kept)
 
 
-def _run(state: State, number: int, work: Work, step: Callable[[State, Work], Work | None]) -> Steps:
-    after: Work | None = work
-    while after is not None:
-        work = after
-        after = step(state, work)
-        if after is not None and after is not work:
-            state.tick.rows["meta"][_work_key(number)] = rows.pack(after)
-        yield state.now + 1000 * _share(work) // work.rate if work.rate else None
-    state.tick.rows["meta"][_work_key(number)] = None
-    state.notice("info", f"{work.kind} finished", queue=work.queue)
+def _use(state: State, queue: Queue, options: Options) -> dict[str, Any]:
+    """Let these options hold, with all that follows from them at once."""
+    queue.options = options
+    key = rows.META_POLICY + queue.name.encode()
+    state.tick.rows["meta"][key] = rows.pack(options) if options else None
+    queue.use(state.policy(queue.name, options))
+    if queue.policy.key_limit != 1:
+        for identifier, lane_key in list(queue.ring.keys.kept.items()):
+            state.unkeep(queue, identifier, lane_key)
+    state.retain_at = min(state.retain_at, state.wall)
+    history.kept_anew(state, queue)
+    state.hot[queue] = None
+    state.notice("info", "policy set", queue=queue.name, options=sorted(options))
+    return {"policy": policy_row(state, queue)}
 
 
-def _work_key(number: int) -> bytes:
-    return rows.META_WORK + rows.number8(number)
+def policy_row(state: State, queue: Queue) -> dict[str, tuple[Any, str]]:
+    """Each option of the queue with its value, and where that comes from."""
+    declared = state.settings.queues.get(queue.name, {})
+    told: dict[str, tuple[Any, str]] = {}
+    for name in QUEUE_OPTIONS:
+        source = state.settings.sources.get(name, "default")
+        if name in queue.options or name in declared:
+            source = "set" if name in queue.options else "config"
+        told[name] = (queue.policy.value(name), source)
+    return told
 
 
-def _sweep(state: State, work: Work) -> Work | None:
-    """Remove the rows of jobs below the floor of a purge, and those of ghosts on the way."""
-    queue = state.queue(work.queue)
-    start = work.cursor or rows.queue_prefix(work.queue)
-    stop = rows.beyond(rows.queue_prefix(work.queue))
-    handled = 0
-    for key, value in state.view.scan("ready", start, stop):
-        rank, lane_key, first, _ = rows.split_ready_key(work.queue, key)
-        if first >= work.until:  # the rest of this lane is younger than the purge
-            return work._replace(cursor=rows.beyond(rows.lane_prefix(work.queue, rank, lane_key)))
-        ids = rows.unpack(value)
-        _void(state, queue, ids, first)
-        state.tick.rows["ready"][key] = None
-        handled += len(ids)
-        if handled >= limits.STEP_ROWS:
-            return work._replace(cursor=key + b"\0")
-    return None
-
-
-def _void(state: State, queue: Queue, ids: list[bytes], first: int) -> None:
-    """Erase those of the entries that still counted when the purge came."""
-    for sequence, (identifier, record, change) in enumerate(state.read(ids), first):
-        if record is None or not state.is_ready(queue, identifier, record, change, sequence):
-            continue
-        external = header_of(record).external
-        state.erase(identifier, changed=change is not None, external=external)
-        history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
-
-
-def _dead_rows(state: State, work: Work) -> Iterator[tuple[bytes, bytes]]:
-    """The queue's dead jobs from the cursor on that died before the order: key, id."""
-    prefix = rows.queue_prefix(work.queue)
-    stop = prefix + rows.number8(work.until + 1)
-    for key, _ in state.view.scan("dead", work.cursor or prefix, stop):
-        yield key, rows.split_dead_key(key)[2]
-
-
-def _share(work: Work) -> int:
-    """Jobs in one step of a replay: a twentieth of a second's worth where it has a rate."""
-    return min(limits.STEP_ROWS, max(1, work.rate // 20)) if work.rate else limits.STEP_ROWS
-
-
-def _replay_some(state: State, work: Work) -> Work | None:
-    return _each_dead(state, work, replay_one, _share(work))
-
-
-def _drop_some(state: State, work: Work) -> Work | None:
-    return _each_dead(state, work, drop_one, limits.STEP_ROWS)
-
-
-def _each_dead(state: State, work: Work, act: Callable[[State, bytes], bool], most: int) -> Work | None:
-    for handled, (key, identifier) in enumerate(_dead_rows(state, work), 1):
-        act(state, identifier)
-        if handled == most:
-            return work._replace(cursor=key + b"\0")
-    return None
+# ---- dead jobs
 
 
 def replay(state: State, arguments: dict[str, Any]) -> dict[str, int]:
-    if "ids" in arguments:
-        return {"replayed": _chosen(state, ids_of(arguments), replay_one)}
+    """Dead jobs are ready again: those named, or those of a queue, or those of them that died of the same."""
     rate = arguments.get("rate", 0)
     if type(rate) is not int or not 0 <= rate <= 1_000_000:
         raise Refusal("invalid", f"rate is jobs a second, a whole number from 1 to 1000000, not {rate!r:.40}")
-    queue = queue_of(state, arguments)
-    return {"work": begin(state, Work("replay", queue.name, b"", state.wall, rate)), **_dead_count(queue)}
+    if "ids" not in arguments:
+        return _begin_bulk(state, "replay", arguments, rate)
+    ids = _all_dead(state, ids_of(arguments))
+    for identifier in ids:
+        dead.refuse_replay(state, identifier)
+    if rate:
+        return {"work": begin(state, Work("replay", "", b"", 0, rate, ids=ids)), "dead": len(ids)}
+    return {"replayed": sum(dead.replay_one(state, identifier) for identifier in ids)}
 
 
 def drop(state: State, arguments: dict[str, Any]) -> dict[str, int]:
-    if "ids" in arguments:
-        return {"dropped": _chosen(state, ids_of(arguments), drop_one)}
+    """Nothing is kept of dead jobs, selected likewise."""
+    if "ids" not in arguments:
+        return _begin_bulk(state, "drop", arguments, 0)
+    return {"dropped": sum(dead.drop_one(state, identifier) for identifier in _all_dead(state, ids_of(arguments)))}
+
+
+def _begin_bulk(state: State, kind: str, arguments: dict[str, Any], rate: int) -> dict[str, int]:
     queue = queue_of(state, arguments)
-    return {"work": begin(state, Work("drop", queue.name, b"", state.wall, 0)), **_dead_count(queue)}
+    until = min(state.wall, time_of(arguments, "before", state.wall + 1) - 1)
+    reason, error = text_of(arguments, "reason"), text_of(arguments, "error")
+    number = begin(state, Work(kind, queue.name, b"", max(0, until), rate, reason, error))
+    return {"work": number, "dead": queue.counts.jobs[JobState.DEAD]}
 
 
-def _dead_count(queue: Queue) -> dict[str, int]:
-    return {"dead": queue.counts.jobs[JobState.DEAD]}
-
-
-def _chosen(state: State, ids: list[bytes], act: Callable[[State, bytes], bool]) -> int:
-    """Act on every one of the ids, or, if one is not dead, on none."""
+def _all_dead(state: State, ids: list[bytes]) -> list[bytes]:
+    """The ids, each once; `Refusal` if one of them is not dead."""
     for identifier in ids:
         found = state.find(identifier)
         if found is None or found.state is not JobState.DEAD:
             raise Refusal("not_found", f"no dead job {identifier.decode()!r}")
-    return sum(act(state, identifier) for identifier in dict.fromkeys(ids))
+    return list(dict.fromkeys(ids))
 
 
 _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "cancel": cancel,
     "purge": purge,
     "pause": pause,
+    "drain": drain,
     "resume": resume,
+    "set": set_options,
+    "unset": unset_options,
     "replay": replay,
     "drop": drop,
 }

@@ -5,10 +5,11 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import history, leave, rows
-from zbroker.core.put import Refusal
-from zbroker.core.state import Peer, Producer, State, Steps
+from zbroker.core.refusal import Refusal
+from zbroker.core.state import Peer, Producer, Queue, State, Steps
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Capacity, Failure, Hello, Welcome
+from zclient.protocol.messages import Cancel, Capacity, Failure, Hello, Welcome
+from zclient.protocol.options import TASK_OPTIONS, options_fault
 
 
 def hello(state: State, route: bytes, message: Hello) -> None:
@@ -21,6 +22,11 @@ def hello(state: State, route: bytes, message: Hello) -> None:
         fault = wire.queue_name_fault(name)
         if fault:
             state.tick.send(route, Failure(0, "invalid", fault, {}))
+            return
+    for name, options in message.tasks.items():
+        fault = options_fault(TASK_OPTIONS, options)
+        if fault:
+            state.tick.send(route, Failure(0, "invalid", f"the task for {name!r:.140}: {fault}", {}))
             return
     if len(state.queues) + len(set(message.queues) - state.queues.keys()) > limits.MAX_QUEUES:
         text = f"the broker has {len(state.queues)} queues, as many as it may"
@@ -67,6 +73,7 @@ def _connect(state: State, peer: Peer, route: bytes, message: Hello) -> None:
     peer.seen = True
     peer.name = message.name
     peer.info = message.info
+    peer.tasks = dict(message.tasks)
     peer.capacity = message.capacity
     peer.grace_until = None
     peer.congested_until = 0
@@ -82,11 +89,17 @@ def _serve(state: State, peer: Peer, names: list[str]) -> None:
     served = dict.fromkeys(names)
     for queue in peer.queues:
         if queue.name not in served:
-            queue.workers.pop(peer, None)
-            queue.free.pop(peer, None)
+            _serves_no_more(state, peer, queue)
     peer.queues = [state.queue(name) for name in served]
     for queue in peer.queues:
         queue.workers[peer] = None
+
+
+def _serves_no_more(state: State, peer: Peer, queue: Queue) -> None:
+    queue.free.pop(peer, None)
+    if queue.workers.pop(peer, 0) is None and not queue.workers:
+        queue.served_ms = state.wall
+        state.touched[queue] = None
 
 
 def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, list[bytes]]]:
@@ -103,9 +116,12 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
         if gone:
             lost.append((fence, gone))
         if delivery is not None:
-            delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
+            leave.renew(state, delivery, delivery.queue.policy.lease_ms)
             named.update((*started, *waiting))
             named.difference_update(gone)
+            wished = [identifier for identifier, change in delivery.changes.items() if change.cancel]
+            if wished:
+                state.send(peer, Cancel(fence, wished))
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
     for delivery in missed:
@@ -187,8 +203,7 @@ def _disconnect(state: State, peer: Peer) -> None:
     history.unwatch(state, peer, list(peer.watched))
     peer.reserved = False
     for queue in peer.queues:
-        queue.workers.pop(peer, None)
-        queue.free.pop(peer, None)
+        _serves_no_more(state, peer, queue)
         if queue.suspects:
             state.hot[queue] = None
 

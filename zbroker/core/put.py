@@ -3,23 +3,19 @@
 from typing import Any, NamedTuple
 
 from zbroker import limits
-from zbroker.core import history, rows
-from zbroker.core.state import Peer, Queue, State
+from zbroker.core import history, rows, unique, waiting
+from zbroker.core.policy import Options
+from zbroker.core.refusal import Refusal
+from zbroker.core.state import Queue, State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Group, Put
+from zclient.protocol.options import job_fault
 from zclient.protocol.record import Header, encode_header, payload_of
 
-
-class Refusal(Exception):
-    """The peer asked for what cannot be: answered with FAILURE, nothing done."""
-
-    def __init__(self, code: str, text: str, **details: Any) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-        self.details = details
+RETRY_MS = 200
+"""When a producer that met a full queue may try again."""
 
 
 class Plan(NamedTuple):
@@ -28,17 +24,27 @@ class Plan(NamedTuple):
     rank: int
     key: bytes
     due_ms: int  # 0: at once
+    expires_ms: int  # 0: never
     kept: dict[str, Any]  # what the record's header keeps
 
 
-def put(state: State, peer: Peer, message: Put) -> None:
-    """Store every job of the PUT in this tick; raises `Refusal` and stores none."""
+Instead = list[tuple[bytes, bytes]]
+"""Ids that were sent and not stored, each with the job that has their unique text."""
+
+
+def put(state: State, message: Put) -> dict[str, Instead] | None:
+    """Store every job of the PUT in this tick; raises `Refusal` and stores none. Returns what is no plain OK."""
     plans = judge(state, message.groups)
     known = existing(state, message.groups)
-    for group, plan in zip(message.groups, plans, strict=True):
-        group = without(group, known) if known else group
+    groups = [without(group, known) for group in message.groups] if known else message.groups
+    refuse_if_full(state, groups)
+    instead: Instead = []
+    for group, plan in zip(groups, plans, strict=True):
+        if "unique" in plan.kept and group.ids:
+            group = store_unique(state, group, instead)
         if group.ids:
             store(state, group, plan)
+    return {"instead": instead} if instead else None
 
 
 # ---- judging
@@ -68,76 +74,84 @@ def judge(state: State, groups: list[Group]) -> list[Plan]:
     return [_plan(state, group) for group in groups]
 
 
-_PLAIN = Plan(rows.rank_of(0), b"", 0, {})
+_PLAIN = Plan(rows.rank_of(0), b"", 0, 0, {})
 
 
 def _plan(state: State, group: Group) -> Plan:
-    if group.queue not in state.queues:
-        fault = wire.queue_name_fault(group.queue)
-        if fault:
-            raise Refusal("invalid", fault)
-        if len(state.queues) >= limits.MAX_QUEUES:
-            raise Refusal("too_many_queues", f"the broker has {len(state.queues)} queues, as many as it may")
+    queue = state.queues.get(group.queue)
+    if queue is None:
+        refuse_new_queue(state, group.queue)
+    elif queue.closed:
+        raise Refusal("closed", f"queue {queue.name} takes no new jobs: it is being drained")
     if not b"".join(group.ids).isalnum():  # not of the client's own making: look closer
         for identifier in group.ids:
             fault = wire.id_fault(identifier)
             if fault:
                 raise Refusal("invalid", fault)
     options = group.options
+    policy = queue.policy if queue is not None else state.policy(group.queue, {})
     if not options:
-        return _PLAIN
-    unknown = options.keys() - _OPTIONS.keys()
-    if unknown:
-        raise Refusal("invalid", f"unknown option {sorted(map(str, unknown))[0]!r}")
-    for name, value in options.items():
-        fault = _OPTIONS[name](value)
-        if fault:
-            raise Refusal("invalid", f"{name}: {fault}")
-    if "delay" in options and "at" in options:
-        raise Refusal("invalid", "delay and at exclude each other")
-    due_ms = 0
-    if "delay" in options:
-        due_ms = state.wall + options["delay"] if options["delay"] else 0
-    elif "at" in options:
-        due_ms = options["at"] if options["at"] > state.wall else 0
-    if due_ms > state.wall + wire.MAX_DELAY_MS:
-        raise Refusal("invalid", "a job can wait ten years at most")
+        return _PLAIN._replace(expires_ms=state.wall + policy.ttl_ms) if policy.ttl_ms else _PLAIN
+    fault = job_fault(options)
+    if fault:
+        raise Refusal("invalid", fault)
     headers = options.get("headers")
     if headers and len(rows.pack(headers)) > wire.MAX_HEADERS_BYTES:
         raise Refusal("too_large", f"headers take at most {wire.MAX_HEADERS_BYTES} bytes, encoded")
-    kept = {name: value for name, value in options.items() if name not in ("delay", "at")}
-    return Plan(rows.rank_of(options.get("priority", 0)), options.get("key", "").encode(), due_ms, kept)
+    due_ms = _due(state, options)
+    ttl_ms = options.get("ttl", policy.ttl_ms)
+    return Plan(
+        rows.rank_of(options.get("priority", 0)),
+        options.get("key", "").encode(),
+        due_ms,
+        (due_ms or state.wall) + ttl_ms if ttl_ms else 0,
+        _kept(options),
+    )
 
 
-def _whole(low: int, high: int, value: Any) -> str | None:
-    if type(value) is int and low <= value <= high:
-        return None
-    return f"an integer from {low} to {high}, not {value!r:.40}"
+def _due(state: State, options: Options) -> int:
+    """When the job may first run (wall clock); 0 for at once."""
+    due_ms = int(options.get("at", 0))
+    if options.get("delay"):
+        due_ms = state.wall + options["delay"]
+    if due_ms > state.wall + wire.MAX_DELAY_MS:
+        raise Refusal("invalid", "a job can wait ten years at most")
+    return due_ms if due_ms > state.wall else 0
 
 
-def _key_fault(value: Any) -> str | None:
-    if type(value) is not str or "\0" in value or len(value.encode()) > wire.MAX_KEY_BYTES:
-        return f"text of at most {wire.MAX_KEY_BYTES} bytes without NUL"
-    return None
+def _kept(options: Options) -> dict[str, Any]:
+    """The options that say something of the job beyond its arrival."""
+    return {name: value for name, value in options.items() if name not in ("delay", "at")}
 
 
-def _headers_fault(value: Any) -> str | None:
-    if type(value) is not dict:
-        return "a map"
-    for name, entry in value.items():
-        if type(name) is not str or type(entry) not in (str, int, float, bool):
-            return f"names are text, values text, numbers or booleans: {name!r:.40}"
-    return None
+def refuse_new_queue(state: State, name: str) -> None:
+    """Raises `Refusal` if there can be no queue of this name, or no more of them."""
+    fault = wire.queue_name_fault(name)
+    if fault:
+        raise Refusal("invalid", fault)
+    if len(state.queues) >= limits.MAX_QUEUES:
+        raise Refusal("too_many_queues", f"the broker has {len(state.queues)} queues, as many as it may")
 
 
-_OPTIONS = {
-    "priority": lambda value: _whole(wire.MIN_PRIORITY, wire.MAX_PRIORITY, value),
-    "key": _key_fault,
-    "delay": lambda value: _whole(0, wire.MAX_DELAY_MS, value),
-    "at": lambda value: _whole(0, 1 << 53, value),
-    "max_attempts": lambda value: _whole(1, wire.MAX_ATTEMPTS, value),
-    "headers": _headers_fault,
-}
+def refuse_if_full(state: State, groups: list[Group]) -> None:
+    """Raises `Refusal` if these jobs would bring a queue above its limits. Of jobs with one unique text one counts."""
+    coming: dict[str, tuple[int, int]] = {}
+    for group in groups:
+        queue = state.queues.get(group.queue)
+        policy = queue.policy if queue is not None else state.policy(group.queue, {})
+        if not (policy.max_jobs or policy.max_bytes) or not group.ids:
+            continue
+        jobs, size = coming.get(group.queue, (0, 0))
+        payloads = group.payloads[-1:] if "unique" in group.options else group.payloads
+        coming[group.queue] = jobs, size = jobs + len(payloads), size + sum(map(len, payloads))
+        waiting_jobs = queue.counts.waiting_jobs if queue is not None else 0
+        waiting_bytes = queue.counts.waiting_bytes if queue is not None else 0
+        if policy.max_jobs and waiting_jobs + jobs > policy.max_jobs:
+            told = f"{waiting_jobs} of at most {policy.max_jobs} jobs wait in queue {group.queue}"
+            raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
+        if policy.max_bytes and waiting_bytes + size > policy.max_bytes:
+            told = f"jobs of {waiting_bytes} of at most {policy.max_bytes} bytes wait in queue {group.queue}"
+            raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
 
 
 # ---- the same id again
@@ -159,9 +173,8 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
                 state.erase(identifier, changed=True, external=True)
                 history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
                 continue
-            options = {name: value for name, value in group.options.items() if name not in ("delay", "at")}
             before = state.view.get("payloads", identifier) if found.header.external else payload_of(record)
-            if (found.header.queue, found.header.options, before) != (group.queue, options, payload):
+            if (found.header.queue, found.header.options, before) != (group.queue, _kept(group.options), payload):
                 raise Refusal("duplicate_id", f"another job has the id {identifier.decode()!r}", id=identifier.decode())
             known.add(identifier)
     return known
@@ -174,6 +187,29 @@ def without(group: Group, known: set[bytes]) -> Group:
         if identifier not in known
     ]
     return group._replace(ids=[identifier for identifier, _ in kept], payloads=[payload for _, payload in kept])
+
+
+# ---- unique texts
+
+
+def store_unique(state: State, group: Group, instead: Instead) -> Group:
+    """What is to be stored of a group whose jobs all want the same unique text: one of them, or none.
+
+    The others are that job, or the one that has the text already.
+    """
+    options = group.options
+    text, conflict = options["unique"], options.get("on_conflict", "existing")
+    other = unique.holder(state, group.queue, text)
+    if conflict == "existing" and other is not None:
+        instead += [(identifier, other) for identifier in group.ids]
+        return group._replace(ids=[], payloads=[])
+    place = 0 if conflict == "existing" else len(group.ids) - 1
+    chosen = group.ids[place]
+    if other is not None:
+        waiting.replace(state, other, chosen, running=conflict == "replace")
+    instead += [(identifier, chosen) for identifier in group.ids if identifier != chosen]
+    unique.claim(state, group.queue, chosen, options)
+    return group._replace(ids=[chosen], payloads=[group.payloads[place]])
 
 
 # ---- storing
@@ -197,34 +233,38 @@ def store(state: State, group: Group, plan: Plan) -> None:
 def _store_alike(
     state: State, queue: Queue, ids: list[bytes], payloads: list[bytes], plan: Plan, *, external: bool
 ) -> None:
-    prefix = encode_header(Header(queue.name, state.wall, plan.kept, external))
+    prefix = encode_header(Header(queue.name, state.wall, plan.kept, external, plan.expires_ms))
     jobs = state.tick.rows["jobs"]
+    size = 0
     if external:
         state.tick.rows["payloads"].update(zip(ids, payloads, strict=True))
-        payloads = [b""] * len(ids)
-    if plan.due_ms:
-        for identifier, payload in zip(ids, payloads, strict=True):
-            jobs[identifier] = b"%b%b%b" % (prefix, bytes(8), payload)
-        _store_scheduled(state, queue, ids, plan)
-        return
-    first = queue.sequences(len(ids))
-    kept = queue.ring.add((plan.rank, plan.key), first, ids, state.tick)
+        size = sum(map(len, payloads))
+        payloads = [len(payload).to_bytes(8, "big") for payload in payloads]
+    first = 0 if plan.due_ms else queue.sequences(len(ids))
     records = [
-        b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload) for sequence, payload in enumerate(payloads, first)
+        b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload)
+        for sequence, payload in zip(range(first, first + len(ids)) if first else (0,) * len(ids), payloads)
     ]
     arrived = dict(zip(ids, records, strict=True))
+    stored = sum(map(len, records))
     jobs.update(arrived)
+    if plan.expires_ms:
+        _store_timers(state, queue, ids, plan, plan.expires_ms, rows.TIMER_EXPIRY)
+    if plan.due_ms:
+        change = rows.encode_change(rows.Change(JobState.SCHEDULED, 0, due_ms=plan.due_ms))
+        state.tick.rows["changes"].update(dict.fromkeys(ids, change))
+        _store_timers(state, queue, ids, plan, plan.due_ms, rows.TIMER_READY)
+        state.move(queue, None, Event.PUT_LATER, len(ids), stored + size)
+        return
+    kept = queue.ring.add((plan.rank, plan.key), first, ids, state.tick)
     if kept and state.fresh_bytes < state.settings.fresh_bytes:
         state.fresh.update(arrived)
-        state.fresh_bytes += sum(map(len, records))
-    state.move(queue, None, Event.PUT, len(ids))
+        state.fresh_bytes += stored
+    state.move(queue, None, Event.PUT, len(ids), stored + size)
     state.hot[queue] = None
 
 
-def _store_scheduled(state: State, queue: Queue, ids: list[bytes], plan: Plan) -> None:
-    change = rows.encode_change(rows.Change(JobState.SCHEDULED, 0, due_ms=plan.due_ms))
-    state.tick.rows["changes"].update(dict.fromkeys(ids, change))
+def _store_timers(state: State, queue: Queue, ids: list[bytes], plan: Plan, due_ms: int, kind: int) -> None:
     for start in range(0, len(ids), limits.BLOCK_JOBS):
         part = ids[start : start + limits.BLOCK_JOBS]
-        state.add_timer(plan.due_ms, rows.TimerRow(queue.name, plan.rank, plan.key, 0, part))
-    state.move(queue, None, Event.PUT_LATER, len(ids))
+        state.add_timer(due_ms, rows.TimerRow(queue.name, plan.rank, plan.key, 0, part), kind)

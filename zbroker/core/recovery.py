@@ -2,9 +2,9 @@
 whatever waits."""
 
 from zbroker import limits
-from zbroker.core import history, leave, orders, rows
+from zbroker.core import history, leave, rows, works
 from zbroker.core.lanes import Ring
-from zbroker.core.state import NEVER, Delivery, Peer, Queue, State
+from zbroker.core.state import NEVER, Delivery, Peer, Queue, State, is_special, place_of
 from zbroker.core.states import State as JobState
 from zbroker.core.tick import Tick
 from zclient.protocol.record import header_of
@@ -26,6 +26,8 @@ def open_state(state: State, broker: bytes) -> None:
     meta[rows.META_EPOCH] = rows.number8(state.epoch)
     _read_queues(state)
     _read_deliveries(state)
+    _read_heads(state)
+    state.retain_at = state.wall
     first = next(view.scan("timers", b"", b"\xff"), None)
     state.next_due = rows.due_of(first[0]) if first is not None else NEVER
     state.timers_from = first[0] if first is not None else b"\xff"
@@ -39,7 +41,7 @@ def open_state(state: State, broker: bytes) -> None:
     for key, value in view.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)):
         number = int.from_bytes(key[len(rows.META_WORK) :], "big")
         state.next_work = max(state.next_work, number)
-        orders.go_on(state, number, orders.Work(*rows.unpack(value)))
+        works.go_on(state, number, works.Work(*rows.unpack(value)))
     state.notice(
         "info",
         "opened",
@@ -55,11 +57,38 @@ def _read_queues(state: State) -> None:
         row = rows.QueueRow(*rows.unpack(value))
         name = key[len(rows.META_QUEUE) :].decode()
         ring = Ring(name, state.view, state.budget, empty=False, floor=row.floor, window=state.settings.window_jobs)
-        queue = state.queues[name] = Queue(name, ring, state.settings.policy, row.created_ms)
+        queue = state.queues[name] = Queue(name, ring, state.policy(name, {}), row.created_ms)
         queue.counts = rows.counts_from(row)
         queue.next_sequence = row.next_sequence
         queue.floor = row.floor
         queue.paused = row.paused
+        queue.closed = row.closed
+        queue.served_ms = row.served_ms
+    for key, value in state.view.scan("meta", rows.META_POLICY, rows.beyond(rows.META_POLICY)):
+        queue = state.queue(key[len(rows.META_POLICY) :].decode())
+        queue.options = rows.unpack(value)
+        queue.use(state.policy(queue.name, queue.options))
+    for name in state.settings.queues:
+        state.queue(name)
+
+
+def _read_heads(state: State) -> None:
+    """Jobs that wait for a time and whose keys wait with them."""
+    for key, identifier in state.view.scan("heads", b"", b"\xff"):
+        name, lane_key = rows.split_head_key(key)
+        queue = state.queue(name)
+        found = state.find(identifier)
+        if found is None or found.queue is not queue or found.place[1] != lane_key or queue.policy.key_limit != 1:
+            state.tick.rows["heads"][key] = None
+            continue
+        is_suspect = found.state is JobState.READY and found.changed().losses > 0
+        if is_suspect:
+            queue.suspects.add((found.place[0], found.sequence, identifier))
+        if is_suspect or found.state is JobState.SCHEDULED:
+            queue.ring.keys.took(lane_key, 1, state.now)
+            queue.ring.keep(identifier, lane_key)
+        else:
+            state.tick.rows["heads"][key] = None
 
 
 def _read_deliveries(state: State) -> None:
@@ -91,6 +120,9 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
                 delivery.changes[identifier] = change
             if header.external:
                 delivery.external.add(identifier)
+            if is_special(header):
+                delivery.special[identifier] = header
+            delivery.queue.ring.keys.took(place_of(header)[1], 1, state.now)
     if not delivery.ids:
         return None
     delivery.created_ms = created

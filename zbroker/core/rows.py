@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from zbroker.core.states import COUNTED, TOTALS, Counts, State
+from zbroker.core.states import COUNTED, TOTALS, WAITING, Counts, State
 from zclient.protocol.record import header_of, sequence_of
 
 pack = msgpack.packb
@@ -20,6 +20,7 @@ META_TICK = b"tick"
 META_EPOCH = b"epoch"
 META_BROKER = b"broker"
 META_QUEUE = b"queue/"
+META_POLICY = b"policy/"
 META_WORK = b"work/"
 
 _STATES = tuple(State)
@@ -70,7 +71,7 @@ class Attempt(NamedTuple):
     started_ms: int
     ended_ms: int
     worker: str
-    kind: str  # "error", "rejected", "worker lost", "lease expired"
+    kind: str  # "error", "rejected", "worker lost", "lease expired", "max_run"
     error: dict[str, Any]
 
 
@@ -88,6 +89,8 @@ class Change(NamedTuple):
     cancel: bool = False  # somebody wishes it to end
     reason: str = ""  # while dead: why
     ended_ms: int = 0  # while dead: since when
+    unexpiring: bool = False  # it was replayed or moved: its time to begin no longer runs
+    progress: tuple[float | None, str, int] | None = None  # fraction, text, wall clock
     attempts: tuple[Attempt, ...] = ()
 
     def with_attempt(self, attempt: Attempt, most: int) -> "Change":
@@ -112,7 +115,13 @@ def decode_change(value: bytes) -> Change:
 # ---- timers: due kind id -> TimerRow
 
 TIMER_READY = 1
-"""The only kind so far: the jobs become ready. Kinds are never reused."""
+"""The jobs become ready. Kinds are never reused."""
+
+TIMER_EXPIRY = 2
+"""The jobs expire, if they were not begun; ``key`` and ``rank`` say nothing."""
+
+TIMER_UNIQUE = 3
+"""The unique text ``key`` of the queue is free again, if the job still has it."""
 
 
 class TimerRow(NamedTuple):
@@ -129,6 +138,36 @@ def timer_key(due_ms: int, first: bytes, kind: int = TIMER_READY) -> bytes:
 
 def due_of(timer: bytes) -> int:
     return int.from_bytes(timer[:8], "big")
+
+
+def kind_of(timer: bytes) -> int:
+    return timer[8]
+
+
+# ---- unique: queue 0 text -> UniqueRow
+
+
+class UniqueRow(NamedTuple):
+    """Which job has a unique text, and until when: a job that is over, or for `waiting` delivered, has it no more."""
+
+    id: bytes
+    until_ms: int  # wall clock; 0: as long as the job goes on, or waits
+
+
+def unique_key(queue: str, text: str) -> bytes:
+    return queue_prefix(queue) + text.encode()
+
+
+# ---- heads: queue 0 key -> id
+
+
+def head_key(queue: str, key: bytes) -> bytes:
+    return queue_prefix(queue) + key
+
+
+def split_head_key(row_key: bytes) -> tuple[str, bytes]:
+    end = row_key.index(b"\0")
+    return row_key[:end].decode(), row_key[end + 1 :]
 
 
 # ---- deliveries: fence -> DeliveryRow
@@ -197,16 +236,21 @@ class QueueRow(NamedTuple):
     floor: int
     paused: bool
     created_ms: int
+    closed: bool  # takes no new jobs
+    served_ms: int  # wall clock: when the last worker left; 0: none ever came
     jobs: list[int]
+    sizes: list[int]
     totals: list[int]
 
 
-def counts_row(counts: Counts) -> tuple[list[int], list[int]]:
-    return [counts.jobs[state] for state in COUNTED], [counts.totals[name] for name in TOTALS]
+def counts_row(counts: Counts) -> tuple[list[int], list[int], list[int]]:
+    jobs, sizes, totals = counts.jobs, counts.sizes, counts.totals
+    return [jobs[state] for state in COUNTED], [sizes[state] for state in WAITING], [totals[name] for name in TOTALS]
 
 
 def counts_from(row: QueueRow) -> Counts:
     counts = Counts()
     counts.jobs.update(zip(COUNTED, row.jobs, strict=True))
+    counts.sizes.update(zip(WAITING, row.sizes, strict=True))
     counts.totals.update(zip(TOTALS, row.totals, strict=False))
     return counts

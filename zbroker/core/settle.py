@@ -3,11 +3,11 @@
 from typing import Any
 
 from zbroker.core import history, leave, rows
-from zbroker.core.put import Refusal
+from zbroker.core.refusal import Refusal
 from zbroker.core.state import Delivery, Peer, State
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Extend, Outcome, Settle, Settlement
+from zclient.protocol.messages import Extend, Outcome, Progress, Settle, Settlement
 
 MAX_EXTENSION_MS = 24 * 3600 * 1000
 """A day: a lease that long is a mistake, since leases are renewed while the worker lives."""
@@ -125,8 +125,8 @@ def renew(state: State, peer: Peer, fences: list[int]) -> list[tuple[int, list[b
         delivery = peer.deliveries.get(fence)
         if delivery is None:
             lost.append((fence, []))
-        else:  # the heap is corrected when the old deadline comes up
-            delivery.deadline = max(delivery.deadline, state.now + delivery.queue.policy.lease_ms)
+        else:
+            leave.renew(state, delivery, delivery.queue.policy.lease_ms)
     return lost
 
 
@@ -137,4 +137,17 @@ def extend(state: State, peer: Peer, message: Extend) -> None:
     delivery = state.leased.get(message.id)
     if delivery is None or delivery.fence != message.fence or delivery.peer is not peer:
         raise Refusal("lease_lost", "the lease of this job is no longer this worker's")
-    delivery.deadline = max(delivery.deadline, state.now + message.duration_ms)
+    leave.renew(state, delivery, message.duration_ms)
+
+
+def progress(state: State, peer: Peer, message: Progress) -> None:
+    """Keep what the worker tells of its running jobs. What comes for a lease that it no longer has says nothing."""
+    for fence, identifier, fraction, text in message.entries:
+        delivery = state.leased.get(identifier)
+        if delivery is None or delivery.fence != fence or delivery.peer is not peer:
+            continue
+        found = state.find(identifier)
+        if found is not None:
+            change = found.changed()._replace(progress=(fraction, text, state.wall))
+            delivery.changes[identifier] = change
+            state.write_change(identifier, change)

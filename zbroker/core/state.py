@@ -4,15 +4,17 @@ Everything here is derived from the rows, or is forgotten by a restart on purpos
 deadlines). The functions that change it stand in the modules beside this one, one matter a file.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from zbroker import limits
 from zbroker.core import rows
+from zbroker.core.keys import Rate, rate_of
 from zbroker.core.lanes import Budget, Place, Ring
-from zbroker.core.policy import QueuePolicy
+from zbroker.core.policy import Options, QueuePolicy
 from zbroker.core.rows import Change
 from zbroker.core.states import Counts, Event
 from zbroker.core.states import State as JobState
@@ -25,6 +27,11 @@ from zclient.protocol.record import Header, header_of, sequence_of
 if TYPE_CHECKING:
     from random import Random
 
+NEVER = 1 << 62
+"""A time that does not come."""
+
+_NOTHING: Options = {}
+
 Steps = Iterator[int | None]
 """Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
 
@@ -33,13 +40,14 @@ Steps = Iterator[int | None]
 class Settings:
     """What the core is told once. Milliseconds."""
 
-    policy: QueuePolicy = field(default_factory=QueuePolicy)
+    policy: QueuePolicy = field(default_factory=QueuePolicy)  # of a queue that says nothing
+    sources: Mapping[str, str] = field(default_factory=dict)  # option of it -> where its value came from
+    queues: Mapping[str, Options] = field(default_factory=dict)  # what the configuration file says of queues
     grace_ms: int = 1_000  # for a worker whose connection was reset
     return_ms: int = 5_000  # for workers to come back after a start of the broker
     probe_ms: int = wire.PROBE_INTERVAL_MS
     client_probe_ms: int = limits.CLIENT_PROBE_MS
     max_payload: int = wire.MAX_PAYLOAD_BYTES
-    keep_done_ms: int = 3_600_000
     keep_done_count: int = 100_000
     max_peers: int = limits.MAX_PEERS
     window_jobs: int = limits.WINDOW_JOBS
@@ -88,6 +96,7 @@ class Peer:
         "reserved",
         "route",
         "seen",
+        "tasks",
         "unsettled",
         "watched",
         "wedged",
@@ -112,6 +121,7 @@ class Peer:
         self.watched: set[bytes] = set()
         self.producer: Producer | None = None
         self.info: dict[str, Any] = {}
+        self.tasks: dict[str, Options] = {}  # queue -> what the worker's task says of its jobs
 
     @property
     def credit(self) -> int:
@@ -131,10 +141,12 @@ class Delivery:
         "external",
         "fence",
         "ids",
+        "limit",
         "open",
         "peer",
         "queue",
         "route",
+        "special",
         "started_ms",
     )
 
@@ -147,45 +159,81 @@ class Delivery:
         self.open = len(ids)  # jobs of it that are not settled
         self.started_ms = started_ms  # wall clock
         self.deadline = 0  # lease clock
+        self.limit = NEVER  # lease clock: when its runs are too long, renewed or not
         self.created_ms: int | dict[bytes, int] = 0  # wall clock; one for all, or one a job
         self.alone = False  # a suspect, delivered to a worker that held nothing else
         self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
         self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
+        self.special: dict[bytes, Header] = {}  # those of its jobs with a key or a unique text
+
+    @property
+    def task(self) -> Options:
+        """What the worker's task says of these jobs."""
+        return self.peer.tasks.get(self.queue.name, _NOTHING)
 
 
 class Queue:
-    """A queue: counters, lanes, and the workers that serve it."""
+    """A queue: counters, lanes, what its policy says, and the workers that serve it."""
 
     __slots__ = (
+        "closed",
         "counts",
         "created_ms",
         "floor",
         "free",
         "name",
         "next_sequence",
+        "options",
         "paused",
         "policy",
+        "rate",
         "ring",
+        "served_ms",
         "suspects",
+        "used_until",
+        "wake_at",
         "workers",
     )
 
     def __init__(self, name: str, ring: Ring, policy: QueuePolicy, created_ms: int) -> None:
         self.name = name
         self.ring = ring
-        self.policy = policy
         self.created_ms = created_ms
         self.counts = Counts()
         self.next_sequence = 1
         self.floor = 0  # entries of a smaller sequence are void: a purge took them
         self.paused = False
+        self.closed = False  # takes no new jobs
+        self.served_ms = 0  # wall clock: when its last worker left; 0: none ever came
+        self.options: Options = {}  # what `set` said
         self.workers: dict[Peer, None] = {}
         self.free: dict[Peer, None] = {}  # workers with credit, in the order of their turns
         self.suspects = ring.aside  # (rank, sequence, id) of ready jobs that lost a worker before
+        self.rate: Rate | None = None
+        self.used_until = 0.0  # lease clock: until when the rate is used up
+        self.wake_at = NEVER  # lease clock: when it is to be looked at again, because of a rate
+        self.use(policy)
+
+    def use(self, policy: QueuePolicy) -> None:
+        """Take over a policy."""
+        self.policy = policy
+        self.rate = rate_of(policy.rate)
+        self.ring.keys.configure(policy.key_limit, rate_of(policy.key_rate), policy.key_weights)
+        self.ring.let_all_go()
 
     def row(self) -> rows.QueueRow:
-        jobs, totals = rows.counts_row(self.counts)
-        return rows.QueueRow(self.next_sequence, self.floor, self.paused, self.created_ms, jobs, totals)
+        jobs, sizes, totals = rows.counts_row(self.counts)
+        return rows.QueueRow(
+            self.next_sequence,
+            self.floor,
+            self.paused,
+            self.created_ms,
+            self.closed,
+            self.served_ms,
+            jobs,
+            sizes,
+            totals,
+        )
 
     def sequences(self, jobs: int) -> int:
         """The first of as many new sequences."""
@@ -193,15 +241,26 @@ class Queue:
         self.next_sequence = first + jobs
         return first
 
+    def room(self, now: int) -> int:
+        """How many jobs may go out now, whatever their keys."""
+        room = 1 << 30
+        if self.policy.in_flight_limit:
+            room = self.policy.in_flight_limit - self.counts.jobs[JobState.LEASED]
+        if self.rate is not None:
+            room = min(room, self.rate.free(self.used_until, now))
+        return room
+
 
 class HistoryIndex:
     """Where each finished job stands. See ``history.py``; the rows are the truth."""
 
-    __slots__ = ("asked", "block_of", "blocks", "complete", "jobs", "n")
+    __slots__ = ("asked", "block_of", "blocks", "complete", "due", "jobs", "n", "of_queue")
 
     def __init__(self) -> None:
         self.block_of: dict[bytes, bytes] = {}  # id -> history key
-        self.blocks: deque[tuple[bytes, int, list[bytes]]] = deque()  # (key, ended, ids), oldest first
+        self.blocks: OrderedDict[bytes, tuple[str, list[bytes]]] = OrderedDict()  # key -> queue, ids; oldest first
+        self.of_queue: dict[str, deque[tuple[int, bytes]]] = {}  # queue -> (ended, key), oldest first; some are gone
+        self.due: list[tuple[int, str]] = []  # a heap of (wall clock, queue): when its oldest block is to go
         self.jobs = 0
         self.n = 0  # blocks written in this tick
         self.complete = True
@@ -224,9 +283,34 @@ class Found:
     def sequence(self) -> int:
         return self.change.sequence if self.change else sequence_of(self.record)
 
+    @property
+    def place(self) -> Place:
+        return place_of(self.header)
+
+    @property
+    def expires_ms(self) -> int:
+        """When it is too late to begin it (wall clock); 0 for never."""
+        return expiry_of(self.header, self.change)
+
     def changed(self) -> Change:
         """Its change row, made if nothing happened to it yet."""
         return self.change or Change(JobState.READY, sequence_of(self.record))
+
+
+def place_of(header: Header) -> Place:
+    """The lane that a job's options put it in."""
+    options = header.options
+    return rows.rank_of(options.get("priority", 0)), options.get("key", "").encode()
+
+
+def expiry_of(header: Header, change: Change | None) -> int:
+    """When it is too late to begin a job (wall clock); 0 for never."""
+    return 0 if change is not None and change.unexpiring else header.expires_ms
+
+
+def is_special(header: Header) -> bool:
+    """Whether the job's end has something to set free: its key's turn, its unique text."""
+    return bool(header.options) and ("key" in header.options or "unique" in header.options)
 
 
 class State:
@@ -252,10 +336,14 @@ class State:
         self.fresh: dict[bytes, bytes] = {}  # records of jobs that were never delivered
         self.fresh_bytes = 0
         self.watchers: dict[bytes, dict[Peer, None]] = {}  # by job id; in an order that a seed repeats
+        self.followers: dict[bytes, dict[Peer, None]] = {}  # those of them that are told of changes as well
+        self.changed: dict[bytes, None] = {}  # followed jobs that this tick changed
         self.hot: dict[Queue, None] = {}  # queues that dispatch should look at
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
         self.next_watch = 0  # lease clock: when peers are to be looked at again
+        self.wakes: list[tuple[int, str]] = []  # a heap of (lease clock, queue): when a rate lets it go on
+        self.retain_at = NEVER  # wall clock: when queues that keep dead jobs for a time are to be looked at
         self.next_due = 0  # wall ms of the earliest timer; far away if none
         self.timers_from = b""  # no timer row lies before this key
         self.works: deque[Steps] = deque()  # slow work under way
@@ -285,14 +373,22 @@ class State:
         queue = self.queues.get(name)
         if queue is None:
             ring = Ring(name, self.view, self.budget, empty=True, window=self.settings.window_jobs)
-            queue = self.queues[name] = Queue(name, ring, self.settings.policy, self.wall)
+            queue = self.queues[name] = Queue(name, ring, self.policy(name, _NOTHING), self.wall)
             self.touched[queue] = None
             self.notice("info", "queue made", queue=name)
         return queue
 
-    def move(self, queue: Queue, before: JobState | None, event: Event, jobs: int = 1) -> None:
-        """Count a transition of ``jobs`` of the queue; its row is written at the end of the tick."""
-        queue.counts.move(before, event, jobs)
+    def policy(self, name: str, own: Options) -> QueuePolicy:
+        """The policy of the queue: what was set (``own``), else what the file says, else what holds for all."""
+        declared = self.settings.queues.get(name, _NOTHING)
+        return self.settings.policy.with_options({**declared, **own})
+
+    def move(self, queue: Queue, before: JobState | None, event: Event, jobs: int = 1, size: int = 0) -> None:
+        """Count a transition of ``jobs`` of the queue; its row is written at the end of the tick.
+
+        ``size`` is what they take on disk in all; it counts for the states in which a job waits.
+        """
+        queue.counts.move(before, event, jobs, size)
         self.touched[queue] = None
 
     def put_back(self, queue: Queue, place: Place, identifier: bytes, change: Change) -> None:
@@ -303,6 +399,24 @@ class State:
         key = rows.lane_prefix(queue.name, *place) + rows.number8(change.sequence) + rows.RETURNED
         self.tick.put_ready(key, rows.pack([identifier]))
         queue.suspects.add((place[0], change.sequence, identifier))
+
+    def give(self, queue: Queue, key: bytes, jobs: int) -> None:
+        """So many jobs of the key are in flight no more."""
+        if queue.ring.give(key, jobs):
+            self.hot[queue] = None
+
+    def unkeep(self, queue: Queue, identifier: bytes, key: bytes) -> None:
+        """A waiting job goes, or becomes ready: its key waits for it no longer, if it did."""
+        if identifier in queue.ring.keys.kept:
+            self.tick.rows["heads"][rows.head_key(queue.name, key)] = None
+            if queue.ring.unkeep(identifier):
+                self.hot[queue] = None
+
+    def wake_later(self, queue: Queue, at: int) -> None:
+        """Look at the queue again at this time of the lease clock."""
+        if at < queue.wake_at:
+            queue.wake_at = at
+            heappush(self.wakes, (at, queue.name))
 
     # ---- jobs
 
@@ -336,6 +450,8 @@ class State:
 
     def write_change(self, identifier: bytes, change: Change) -> None:
         self.tick.rows["changes"][identifier] = rows.encode_change(change)
+        if identifier in self.followers:
+            self.changed[identifier] = None
 
     def erase(self, found_id: bytes, *, changed: bool, external: bool) -> None:
         """Delete a job's rows. Its ready entry or timer stays as a ghost and is skipped when met."""
@@ -348,8 +464,8 @@ class State:
         if record is not None:
             self.fresh_bytes -= len(record)
 
-    def add_timer(self, due_ms: int, timer: rows.TimerRow) -> None:
-        key = rows.timer_key(due_ms, timer.ids[0])
+    def add_timer(self, due_ms: int, timer: rows.TimerRow, kind: int = rows.TIMER_READY) -> None:
+        key = rows.timer_key(due_ms, timer.ids[0], kind)
         while self.view.get("timers", key) is not None:  # a cancelled job of this id left it, and others are in it
             key += b"\0"
         self.tick.rows["timers"][key] = rows.pack(timer)
@@ -390,7 +506,3 @@ class State:
             if peer.reserved:
                 peer.reserved = False
                 self.credit_changed(peer)
-
-
-NEVER = 1 << 62
-"""A time that does not come."""

@@ -31,7 +31,10 @@ class Event(StrEnum):
     RETURN = "return"  # release, goodbye, a delivery that never arrived, a broker restart: no attempt burnt
     LOSE = "lose"  # worker lost or lease expired, attempts left
     SNOOZE = "snooze"  # the worker
-    BURY = "bury"  # rejected, or no attempts left, or poison
+    BURY = "bury"  # rejected, or no attempts left, or poison, or expired after a run, or lost with its only run
+    EXPIRE = "expire"  # the clock: its time to begin is over
+    DISCARD = "discard"  # the clock likewise, in a queue that drops what expired
+    MOVE = "move"  # dead, in a queue whose dead jobs go to another one; there it is put anew
     CANCEL = "cancel"  # somebody
     PURGE = "purge"  # somebody
     REPLAY = "replay"  # somebody
@@ -46,15 +49,23 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (GONE, Event.PUT_LATER): State.SCHEDULED,
     (State.SCHEDULED, Event.DUE): State.READY,
     (State.SCHEDULED, Event.CANCEL): State.CANCELLED,
+    (State.SCHEDULED, Event.EXPIRE): State.DEAD,
+    (State.SCHEDULED, Event.DISCARD): GONE,
+    (State.SCHEDULED, Event.MOVE): GONE,
     (State.READY, Event.DELIVER): State.LEASED,
     (State.READY, Event.CANCEL): State.CANCELLED,
     (State.READY, Event.PURGE): GONE,
+    (State.READY, Event.EXPIRE): State.DEAD,
+    (State.READY, Event.DISCARD): GONE,
+    (State.READY, Event.MOVE): GONE,
     (State.LEASED, Event.ACK): State.DONE,
     (State.LEASED, Event.RETRY): State.SCHEDULED,
     (State.LEASED, Event.RETURN): State.READY,
     (State.LEASED, Event.LOSE): State.READY,
     (State.LEASED, Event.SNOOZE): State.SCHEDULED,
     (State.LEASED, Event.BURY): State.DEAD,
+    (State.LEASED, Event.MOVE): GONE,
+    (State.LEASED, Event.DISCARD): GONE,
     (State.LEASED, Event.CANCEL): State.CANCELLED,
     (State.DEAD, Event.REPLAY): State.READY,
     (State.DEAD, Event.DROP): GONE,
@@ -65,7 +76,10 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
 COUNTED = (State.SCHEDULED, State.BLOCKED, State.READY, State.LEASED, State.DEAD)
 """The states that a queue counts the jobs of, in the order of its row."""
 
-TOTALS = ("put", "done", "failed", "died", "cancelled", "purged", "lost", "replayed", "dropped")
+WAITING = (State.SCHEDULED, State.BLOCKED, State.READY)
+"""The states that a queue counts the bytes of the jobs of, in the order of its row."""
+
+TOTALS = ("put", "done", "failed", "died", "cancelled", "purged", "lost", "replayed", "dropped", "moved")
 """What a queue has seen since it was made, in the order of its row."""
 
 _TOTAL_OF: dict[Event, str] = {
@@ -75,6 +89,9 @@ _TOTAL_OF: dict[Event, str] = {
     Event.RETRY: "failed",
     Event.LOSE: "lost",
     Event.BURY: "died",
+    Event.EXPIRE: "died",
+    Event.DISCARD: "dropped",
+    Event.MOVE: "moved",
     Event.CANCEL: "cancelled",
     Event.PURGE: "purged",
     Event.REPLAY: "replayed",
@@ -87,16 +104,28 @@ class IllegalTransition(Exception):
 
 
 class Counts:
-    """How many jobs of one queue are in which state, and how many went through which event."""
+    """How many jobs of one queue are in which state, the bytes of those that wait, and how many went through which
+    event."""
 
-    __slots__ = ("jobs", "totals")
+    __slots__ = ("jobs", "sizes", "totals")
 
     def __init__(self) -> None:
         self.jobs: dict[State, int] = dict.fromkeys(COUNTED, 0)
+        self.sizes: dict[State, int] = dict.fromkeys(WAITING, 0)
         self.totals: dict[str, int] = dict.fromkeys(TOTALS, 0)
 
-    def move(self, before: State | None, event: Event, jobs: int = 1) -> None:
-        """Count ``jobs`` that ``event`` takes out of the state ``before``."""
+    @property
+    def waiting_jobs(self) -> int:
+        """Jobs that wait, for whatever."""
+        return self.jobs[State.READY] + self.jobs[State.SCHEDULED] + self.jobs[State.BLOCKED]
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What they take on disk."""
+        return sum(self.sizes.values())
+
+    def move(self, before: State | None, event: Event, jobs: int, size: int) -> None:
+        """Count ``jobs`` of ``size`` bytes in all that ``event`` takes out of the state ``before``."""
         try:
             after = TRANSITIONS[before, event]
         except KeyError:
@@ -108,6 +137,13 @@ class Counts:
                 raise IllegalTransition(f"{event}: fewer than none would be {before}")
         if after in counts:
             counts[after] += jobs
+        sizes = self.sizes
+        if before in sizes:
+            sizes[before] -= size
+            if sizes[before] < 0:
+                raise IllegalTransition(f"{event}: fewer than no bytes would be {before}")
+        if after in sizes:
+            sizes[after] += size
         total = _TOTAL_OF.get(event)
         if total is not None:
             self.totals[total] += jobs

@@ -3,22 +3,23 @@
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import history, leave, peers, rows
-from zbroker.core.state import NEVER, State
-from zbroker.core.states import Event
+from zbroker.core import history, leave, peers, rows, unique, waiting
+from zbroker.core.state import NEVER, Delivery, State, expiry_of
+from zbroker.core.states import WAITING, Event
 from zbroker.core.states import State as JobState
 from zclient.protocol.messages import Lost, Ping, Who
+from zclient.protocol.record import header_of, stored_bytes
 
 
 def fire(state: State) -> None:
-    """Jobs whose time has come become ready, in the order of their times; a bounded number in one turn."""
+    """What is due happens, in the order of its times; a bounded number of jobs in one turn."""
     jobs = 0
     while state.next_due <= state.wall and jobs < limits.TURN_TIMERS:
         stop = rows.number8(state.wall + 1)
         read = 0
         for key, value in state.view.scan("timers", state.timers_from, stop):
             queue, rank, lane_key, sequence, ids = rows.unpack(value)
-            _become_ready(state, rows.due_of(key), rows.TimerRow(queue, rank, lane_key, sequence, ids))
+            _KINDS[rows.kind_of(key)](state, rows.due_of(key), rows.TimerRow(queue, rank, lane_key, sequence, ids))
             state.tick.rows["timers"][key] = None
             state.timers_from = key + b"\0"
             jobs += len(ids)
@@ -38,26 +39,48 @@ def _look_ahead(state: State) -> None:
 
 def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
     """The jobs of a timer row that still wait for it; the others are ghosts."""
-    waiting: list[tuple[bytes, rows.Change]] = []
-    for identifier, encoded in zip(timer.ids, state.view.get_many("changes", timer.ids), strict=True):
-        change = rows.decode_change(encoded) if encoded is not None else None
-        if change is not None and change.state is JobState.SCHEDULED and change.due_ms == due_ms:
-            waiting.append((identifier, change))
-    if not waiting:
+    due: list[tuple[bytes, rows.Change]] = []
+    size = 0
+    for identifier, record, change in state.read(timer.ids):
+        if record is None or change is None or change.state is not JobState.SCHEDULED or change.due_ms != due_ms:
+            continue
+        due.append((identifier, change))
+        size += stored_bytes(record)
+    if not due:
         return
     queue = state.queue(timer.queue)
-    state.move(queue, JobState.SCHEDULED, Event.DUE, len(waiting))
+    state.move(queue, JobState.SCHEDULED, Event.DUE, len(due), size)
     state.hot[queue] = None
     place = (timer.rank, timer.key)
     if timer.sequence and timer.sequence >= queue.floor:
-        for identifier, change in waiting:
+        for identifier, change in due:
             state.write_change(identifier, change._replace(state=JobState.READY, due_ms=0))
+            if not change.losses:  # a suspect keeps the turn of its key until it is delivered
+                state.unkeep(queue, identifier, timer.key)
             state.put_back(queue, place, identifier, change)
         return
-    first = queue.sequences(len(waiting))
-    for sequence, (identifier, change) in enumerate(waiting, first):
+    first = queue.sequences(len(due))
+    for sequence, (identifier, change) in enumerate(due, first):
         state.write_change(identifier, change._replace(state=JobState.READY, due_ms=0, sequence=sequence))
-    queue.ring.add(place, first, [identifier for identifier, _ in waiting], state.tick)
+        state.unkeep(queue, identifier, timer.key)
+    queue.ring.add(place, first, [identifier for identifier, _ in due], state.tick)
+
+
+def _expire(state: State, due_ms: int, timer: rows.TimerRow) -> None:
+    """The jobs of an expiry row that were not begun; what runs is looked at when it comes back."""
+    for identifier, record, change in state.read(timer.ids):
+        if record is None or expiry_of(header_of(record), change) != due_ms:
+            continue
+        found = state.find(identifier)
+        if found is not None and found.state in WAITING:
+            waiting.expire(state, found)
+
+
+def _lapse(state: State, due_ms: int, timer: rows.TimerRow) -> None:
+    unique.lapse(state, timer, due_ms)
+
+
+_KINDS = {rows.TIMER_READY: _become_ready, rows.TIMER_EXPIRY: _expire, rows.TIMER_UNIQUE: _lapse}
 
 
 def expire_leases(state: State) -> None:
@@ -75,22 +98,39 @@ def expire_leases(state: State) -> None:
         if delivery.deadline > state.now:
             heappush(heap, (delivery.deadline, fence))
             continue
-        peer = delivery.peer
-        ids = leave.held(state, delivery)
-        alone = delivery.alone or peer.unsettled == 1
-        delivery.deadline = NEVER
-        expired += len(ids)
-        state.send(peer, Lost([(fence, ids)], "lease expired"))
-        if not peer.wedged:  # what it is sent now may wait as long: first let it say that it is there
-            peer.wedged = True
-            state.send(peer, Who())
-        state.notice("warning", "lease expired", worker=peer.name, queue=delivery.queue.name, jobs=len(ids))
-        if len(ids) > limits.STEP_ROWS:
-            state.work(leave.expire(state, delivery, ids))
-            continue
-        for identifier in ids:
-            leave.lose(state, delivery, identifier, "lease expired", alone=alone)
-        state.credit_changed(peer)
+        expired += _expire_lease(state, delivery)
+
+
+def _expire_lease(state: State, delivery: Delivery) -> int:
+    """The lease ran out, or the runs took longer than the queue allows; how many jobs that were."""
+    peer, queue = delivery.peer, delivery.queue
+    ids = leave.held(state, delivery)
+    alone = delivery.alone or peer.unsettled == 1
+    kind = "max_run" if delivery.limit <= state.now else "lease expired"
+    delivery.deadline = NEVER
+    state.send(peer, Lost([(delivery.fence, ids)], kind))
+    if kind == "lease expired" and not peer.wedged:
+        peer.wedged = True  # what it is sent now may wait as long: first let it say that it is there
+        state.send(peer, Who())
+    state.notice("warning", kind, worker=peer.name, queue=queue.name, jobs=len(ids))
+    if len(ids) > limits.STEP_ROWS:
+        state.work(leave.expire(state, delivery, ids, kind))
+        return len(ids)
+    for identifier in ids:
+        leave.expire_one(state, delivery, identifier, kind, alone=alone)
+    state.credit_changed(peer)
+    return len(ids)
+
+
+def wake(state: State) -> None:
+    """Queues whose rate lets them go on."""
+    while state.wakes and state.wakes[0][0] <= state.now:
+        at, name = heappop(state.wakes)
+        queue = state.queues.get(name)
+        if queue is not None and queue.wake_at == at:
+            queue.wake_at = NEVER
+            queue.ring.wake(state.now)
+            state.hot[queue] = None
 
 
 def watch_peers(state: State) -> None:
@@ -123,6 +163,9 @@ def wanted_in(state: State) -> int:
     if state.works or state.hot:
         return 0
     wait = min(state.next_watch - state.now, state.next_due - state.wall)
+    wait = min(wait, state.retain_at - state.wall)
+    if state.wakes:
+        wait = min(wait, state.wakes[0][0] - state.now)
     if state.resting:
         wait = min(wait, state.resting[0][0] - state.now)
     if state.lease_heap:

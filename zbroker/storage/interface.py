@@ -21,6 +21,7 @@ KEYSPACES: tuple[str, ...] = (
     "deliveries",
     "edges",
     "unique",
+    "heads",
     "producers",
     "dead",
     "history",

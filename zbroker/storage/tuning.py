@@ -43,6 +43,7 @@ CHURNING = frozenset(
         "deliveries",
         "edges",
         "unique",
+        "heads",
         "dead",
         "history",
         "results",

@@ -1,0 +1,249 @@
+"""Dead jobs: how one gets there, or to the queue that gets them instead; replay, drop, and how long they are kept.
+
+It owns the rows of ``dead``. The changes to a whole queue run in slices; ``orders.py`` says how.
+"""
+
+from itertools import islice
+from typing import Any
+
+from zbroker import limits
+from zbroker.core import history, rows, unique
+from zbroker.core.refusal import Refusal
+from zbroker.core.rows import Change
+from zbroker.core.state import NEVER, Queue, State, Steps, place_of
+from zbroker.core.states import Event
+from zbroker.core.states import State as JobState
+from zclient.protocol.record import Header, encode_header, header_of, payload_of, stored_bytes
+
+RETAIN_MS = 1_000
+"""How often queues that keep dead jobs for a time are looked at; what is too many goes at once."""
+
+MOVED_TEXT_CHARS = 200
+"""Of the last error, in the headers of a job that came from another queue."""
+
+Way = tuple[JobState, Event, int]
+"""Where a job comes from, how, and what it takes among those that wait (0 for one that was leased)."""
+
+
+# ---- how one gets there
+
+
+def bury(state: State, queue: Queue, identifier: bytes, record: bytes, change: Change, reason: str, way: Way) -> None:
+    """Dead: it stays, with the reason, until it is replayed or dropped; or it goes to the queue that gets such jobs."""
+    header = header_of(record)
+    unique.release(state, queue.name, identifier, header.options, ran=way[0] is JobState.LEASED)
+    change = change._replace(reason=reason, ended_ms=state.wall)
+    cause = cause_of(change)
+    if queue.policy.dead_to and queue.policy.dead_to != queue.name:
+        cause["moved_to"] = queue.policy.dead_to
+        _move(state, queue, identifier, record, change, way)
+    else:
+        state.write_change(identifier, change._replace(state=JobState.DEAD))
+        state.tick.rows["dead"][rows.dead_key(queue.name, state.wall, identifier)] = reason.encode()
+        state.move(queue, *way[:2], 1, way[2])
+        if queue.policy.keep_dead_ms or queue.policy.keep_dead_count:
+            state.retain_at = min(state.retain_at, state.wall)
+    history.tell(state, identifier, JobState.DEAD, None, cause)
+    state.notice("warning", "job dead", job=identifier.decode(), queue=queue.name, reason=reason, attempts=change.runs)
+
+
+def cause_of(change: Change) -> dict[str, Any]:
+    """What FINISHED says of a dead job."""
+    error = change.attempts[-1].error if change.attempts else {}
+    return {"reason": change.reason, "error": error, "attempts": change.runs}
+
+
+def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: Change, way: Way) -> None:
+    """The job goes on under its id in the queue for dead jobs, with new attempts; its headers say where from and why.
+
+    Its log of attempts comes along. The limits of that queue do not hold for it: it was accepted long ago.
+    """
+    target = state.queue(queue.policy.dead_to)
+    header = header_of(record)
+    error = change.attempts[-1].error if change.attempts else {}
+    told = {
+        "dead_queue": queue.name,
+        "dead_reason": change.reason,
+        "dead_error": f"{error.get('type', '')}: {error.get('text', '')}"[:MOVED_TEXT_CHARS] if error else "",
+        "dead_attempts": change.runs,
+    }
+    kept: dict[str, Any] = {name: header.options[name] for name in ("priority", "key") if name in header.options}
+    options: dict[str, Any] = {**kept, "headers": {**header.options.get("headers", {}), **told}}
+    moved_header = Header(target.name, header.created_ms, options, header.external)
+    first = target.sequences(1)
+    moved = encode_header(moved_header) + rows.number8(first) + payload_of(record)
+    state.tick.rows["jobs"][identifier] = moved
+    state.write_change(identifier, _anew(change, first))
+    state.move(queue, way[0], Event.MOVE, 1, way[2])
+    state.move(target, None, Event.PUT, 1, stored_bytes(moved))
+    target.ring.add(place_of(moved_header), first, [identifier], state.tick)
+    state.hot[target] = None
+
+
+def _anew(change: Change, sequence: int) -> Change:
+    """A dead job as a ready one in a new place, with all its attempts before it."""
+    return change._replace(
+        state=JobState.READY,
+        sequence=sequence,
+        runs=0,
+        losses=0,
+        losses_alone=0,
+        reason="",
+        ended_ms=0,
+        due_ms=0,
+        cancel=False,
+        unexpiring=True,
+    )
+
+
+# ---- how one leaves
+
+
+def replay_one(state: State, identifier: bytes) -> bool:
+    """A dead job becomes ready at the end of its lane; false if it is not dead, or another has its unique text."""
+    found = state.find(identifier)
+    if found is None or found.state is not JobState.DEAD or found.change is None:
+        return False
+    queue, change, options = found.queue, found.change, found.header.options
+    if "unique" in options:
+        if unique.holder(state, queue.name, options["unique"]) not in (None, identifier):
+            return False
+        unique.claim(state, queue.name, identifier, options)
+    state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
+    first = queue.sequences(1)
+    state.write_change(identifier, _anew(change, first))
+    state.move(queue, JobState.DEAD, Event.REPLAY, 1, stored_bytes(found.record))
+    queue.ring.add(found.place, first, [identifier], state.tick)
+    state.hot[queue] = None
+    return True
+
+
+def refuse_replay(state: State, identifier: bytes) -> None:
+    """Raises `Refusal` if another job has taken the unique text of this dead one."""
+    found = state.find(identifier)
+    text = found.header.options.get("unique") if found is not None else None
+    if found is None or text is None:
+        return
+    other = unique.holder(state, found.queue.name, text)
+    if other not in (None, identifier):
+        told = other.decode()
+        raise Refusal("conflict", f"job {told!r} has the unique text {text!r} of {identifier.decode()!r}", id=told)
+
+
+def drop_one(state: State, identifier: bytes) -> bool:
+    """Nothing of a dead job is kept; false if it is not dead."""
+    found = state.find(identifier)
+    if found is None or found.state is not JobState.DEAD or found.change is None:
+        return False
+    state.tick.rows["dead"][rows.dead_key(found.queue.name, found.change.ended_ms, identifier)] = None
+    unique.release(state, found.queue.name, identifier, found.header.options, ran=True)
+    state.erase(identifier, changed=True, external=found.header.external)
+    state.move(found.queue, JobState.DEAD, Event.DROP)
+    return True
+
+
+# ---- how long they are kept
+
+
+def retain(state: State) -> None:
+    """Drop dead jobs beyond what their queues keep, when it is time; a bounded number in one turn."""
+    if state.wall < state.retain_at:
+        return
+    state.retain_at = NEVER
+    budget = limits.STEP_ROWS
+    for queue in state.queues.values():
+        policy = queue.policy
+        if (policy.keep_dead_ms or policy.keep_dead_count) and queue.counts.jobs[JobState.DEAD]:
+            budget -= _retain_of(state, queue, budget)
+            if budget <= 0:
+                state.retain_at = state.wall
+                return
+
+
+def _retain_of(state: State, queue: Queue, most: int) -> int:
+    """Drop of one queue what is too old or too much, the oldest first; how many were looked at."""
+    policy = queue.policy
+    prefix = rows.queue_prefix(queue.name)
+    surplus = queue.counts.jobs[JobState.DEAD] - policy.keep_dead_count if policy.keep_dead_count else 0
+    seen = 0
+    for key, _ in list(islice(state.view.scan("dead", prefix, rows.beyond(prefix)), most)):
+        _, ended_ms, identifier = rows.split_dead_key(key)
+        seen += 1
+        is_old = policy.keep_dead_ms and ended_ms + policy.keep_dead_ms <= state.wall
+        if not is_old and surplus <= 0:
+            if policy.keep_dead_ms:
+                state.retain_at = min(state.retain_at, max(ended_ms + policy.keep_dead_ms, state.wall + RETAIN_MS))
+            break
+        if not drop_one(state, identifier):
+            state.tick.rows["dead"][key] = None
+        surplus -= 1
+    return seen
+
+
+# ---- what they died of
+
+
+class Group:
+    """Dead jobs of one queue that died of the same."""
+
+    __slots__ = ("example", "first_ms", "jobs", "last_ms")
+
+    def __init__(self, ended_ms: int, example: bytes) -> None:
+        self.jobs = 0
+        self.first_ms = ended_ms
+        self.last_ms = ended_ms
+        self.example = example
+
+
+Died = tuple[str, str, str, str]
+"""Queue, reason, type of the last error, its first line."""
+
+
+def died_of(change: Change) -> tuple[str, str, str]:
+    """Reason, type of the last error, and the first line of its text."""
+    error = change.attempts[-1].error if change.attempts else {}
+    return change.reason, str(error.get("type", "")), str(error.get("text", "")).partition("\n")[0][:MOVED_TEXT_CHARS]
+
+
+def is_of(change: Change, reason: str, error: str) -> bool:
+    """Whether a dead job died of this reason and this type of error; an empty one says nothing."""
+    return is_same(change.reason, change.attempts[-1].error if change.attempts else None, reason, error)
+
+
+def is_same(died_of: str, last_error: dict[str, Any] | None, reason: str, error: str) -> bool:
+    """The same for a reason and an error map."""
+    return reason in ("", died_of) and error in ("", (last_error or {}).get("type", ""))
+
+
+def grouped(state: State, queue: str | None, groups: dict[Died, Group]) -> Steps:
+    """Slow work: sort all dead jobs, of one queue or of all, by what they died of. The least common are left out where
+    there are too many."""
+    start = rows.queue_prefix(queue) if queue else b""
+    stop = rows.beyond(start) if queue else b"\xff"
+    while page := list(islice(state.view.scan("dead", start, stop), limits.STEP_ROWS)):
+        start = page[-1][0] + b"\0"
+        split = [rows.split_dead_key(key) for key, _ in page]
+        for (name, ended_ms, _), (identifier, record, change) in zip(
+            split, state.read([identifier for _, _, identifier in split]), strict=True
+        ):
+            if record is None or change is None or change.state is not JobState.DEAD:
+                continue
+            group = groups.setdefault((name, *died_of(change)), Group(ended_ms, identifier))
+            group.jobs += 1
+            group.last_ms = ended_ms
+        if len(groups) > limits.MAX_GROUPS:
+            for died in sorted(groups, key=lambda died: groups[died].jobs)[: len(groups) - limits.MAX_GROUPS]:
+                del groups[died]
+        yield None
+
+
+def chain_fault(state: State, queue: Queue, target: str) -> str | None:
+    """Why dead jobs of ``queue`` cannot go to ``target``: they would come back."""
+    seen = {queue.name}
+    while target:
+        if target in seen:
+            return f"dead_to: dead jobs of {queue.name} would come back to {target}"
+        seen.add(target)
+        known = state.queues.get(target)
+        target = known.policy.dead_to if known is not None else state.policy(target, {}).dead_to
+    return None
