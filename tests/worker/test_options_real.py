@@ -40,7 +40,7 @@ def test_the_task_wins_over_the_queue_and_the_job_over_the_task(broker: str, cli
 def test_a_task_says_how_long_a_retry_waits(broker: str, client: Client, queue: str) -> None:
     worker = Worker(broker)
 
-    @worker.task(queue, backoff=["1h", "2h"], backoff_jitter=0)
+    @worker.task(queue, backoff=["1h", "2h"], backoff_max="1d", backoff_jitter=0)
     def fails() -> None:
         raise ValueError("always")
 
