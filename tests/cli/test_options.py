@@ -6,7 +6,9 @@ import click
 import pytest
 
 from tests.cli.conftest import Zclient
+from zclient.cli.arguments import moment_or_age
 from zclient.cli.common import Settings, VerbGroup, client_options, run, settings
+from zclient.protocol.options import JOB_OPTIONS
 
 
 def read(*argv: str) -> Settings:
@@ -92,7 +94,14 @@ def test_credentials_come_as_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: p
         (("send", "q", "--delay", "soon"), "a duration is written like 5s"),
         (("send", "q", "--at", "noon"), "'noon' is no time"),
         (("send", "q", "--delay", "1s", "--at", "0"), "give --delay or --at, not both"),
-        (("send", "q", "--priority", "101"), "-100<=x<=100"),
+        (("send", "q", "--priority", "101"), "an integer from -100 to 100, not 101"),
+        (("send", "q", "--ttl", "-1s"), "--ttl"),
+        (("send", "q", "--delay", "11000d"), "from 0s to 3660d, not '11000d'"),
+        (("send", "q", "--backoff", "quadratic"), "exponential, linear, constant"),
+        (("send", "q", "--backoff-jitter", "2"), "a number from 0 to 1"),
+        (("send", "q", "--unique-for", "10m"), "go with --unique"),
+        (("send", "q", "--unique", "u", "--on-conflict", "fight"), "one of existing, replace, debounce"),
+        (("send", "q", "--batch", "-", "--unique", "u"), "--unique goes with one job"),
         (("send", "q", "--max-attempts", "0"), "--max-attempts"),
         (("send", "q", "--header", "novalue"), "write KEY=VALUE"),
         (("send", "q", "--quiet"), "--quiet goes with --batch"),
@@ -107,7 +116,16 @@ def test_credentials_come_as_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: p
         (("dead", "drop", "q", "--all"), "--yes confirms it"),
         (("dead", "drop", "p", "q", "--all", "--yes"), "--all takes one QUEUE"),
         (("dead", "replay"), "Missing argument"),
-        (("dead", "replay", "id", "--rate", "3"), "--rate goes with --all"),
+        (("dead", "replay", "id", "--reason", "expired"), "--reason, --error and --before go with --all"),
+        (("dead", "drop", "q", "--all", "--before", "soon"), "'soon' is no time"),
+        (("dead", "list", "--grouped", "--error", "OSError"), "--grouped shows all"),
+        (("list", "--since", "1x"), "'1x' is no time"),
+        (("queue", "set", "q"), "Missing argument"),
+        (("queue", "set", "q", "lease"), "'lease' is no OPTION=VALUE"),
+        (("queue", "set", "q", "lease=1m", "lease=2m"), "lease is given twice"),
+        (("queue", "set", "q", "leese=1m"), "no such option of a queue: leese; there are lease, max_attempts,"),
+        (("queue", "set", "q", "lease=1ms"), "lease: from 100ms to 1d, not '1ms'"),
+        (("queue", "unset", "q", "leese"), "no such option of a queue: leese"),
         (("-b", "nowhere", "stats"), "an endpoint looks like"),
     ],
 )
@@ -130,4 +148,29 @@ def test_help_and_version_are_data(zclient: Zclient) -> None:
     ended = zclient("-h")
     assert ended.code == 0
     listed = [line.split()[0] for line in ended.out.partition("Commands:\n")[2].splitlines() if line.startswith("  ")]
-    assert listed[:9] == ["send", "show", "result", "cancel", "list", "queue", "dead", "worker", "stats"]
+    assert listed[:10] == ["send", "show", "why", "result", "cancel", "list", "queue", "dead", "worker", "stats"]
+
+
+def test_every_option_of_a_job_is_one_of_send(zclient: Zclient) -> None:
+    told = zclient("send", "--help").out
+    for name in JOB_OPTIONS:
+        assert f" --{name.removesuffix('s') if name == 'headers' else name.replace('_', '-')} " in told
+    assert "exponential|linear|constant|WAIT,..." in told
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("1893456000", 1893456000),
+        ("2030-01-01T00:00Z", 1893456000),
+        ("2029-12-31T19:00", 1893456000),
+        ("10m", 1893455400),
+        ("1.5h ago", 1893450600),
+        ("2 d ago", 1893283200),
+    ],
+)
+def test_a_time_is_a_date_a_number_or_so_long_ago(
+    monkeypatch: pytest.MonkeyPatch, written: str, seconds: float
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1893456000.0)
+    assert moment_or_age(written) == seconds
