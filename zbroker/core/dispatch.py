@@ -19,13 +19,13 @@ from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Deliver
-from zclient.protocol.record import header_of, sequence_of
+from zclient.protocol.record import Header, header_of, sequence_of
 
 CHUNK = 128
 """Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
 
-Taken = tuple[bytes, bytes, Change | None]
-"""Id, record, change of a job that may be delivered."""
+Taken = tuple[bytes, bytes, Header, Change | None]
+"""Id, record, its header (looked up once), change of a job that may be delivered."""
 
 
 def dispatch(state: State) -> None:
@@ -68,8 +68,8 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         entries = ring.take(want, state.tick, state.now)
         jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
-        for job in jobs:
-            size += _size(state, job)
+        for _, record, header, _ in jobs:
+            size += len(record) if not header.external else state.settings.max_payload
         out += _assign(state, queue, jobs, plans)
         if not entries:
             if ring.may_have_more:
@@ -94,7 +94,7 @@ def _wake_later(state: State, queue: Queue) -> None:
 
 def _size(state: State, job: Taken) -> int:
     """Bytes of the job's payload and header; at most so many, if the payload is not in the record."""
-    return len(job[1]) if not header_of(job[1]).external else state.settings.max_payload
+    return len(job[1]) if not job[2].external else state.settings.max_payload
 
 
 def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
@@ -189,18 +189,19 @@ def _check(
     unknown: list[int] = []  # positions of the entries whose rows must be read
     for position, (_, sequence, identifier) in enumerate(entries):
         record = fresh.get(identifier)
-        if record is None or sequence_of(record) != sequence or header_of(record).queue != queue.name:
+        header = header_of(record) if record is not None else None
+        if record is None or header is None or sequence_of(record) != sequence or header.queue != queue.name:
+            unknown.append(position)
+            jobs.append(None)
+            continue
+        del fresh[identifier]
+        state.fresh_bytes -= len(record)
+        if 0 < header.expires_ms <= state.wall:  # its timer is about to fire
             unknown.append(position)
             jobs.append(None)
         else:
-            del fresh[identifier]
-            state.fresh_bytes -= len(record)
-            if 0 < header_of(record).expires_ms <= state.wall:  # its timer is about to fire
-                unknown.append(position)
-                jobs.append(None)
-            else:
-                jobs.append((identifier, record, None))
-                planned.add(identifier)
+            jobs.append((identifier, record, header, None))
+            planned.add(identifier)
     if unknown:
         _check_rows(state, queue, entries, unknown, jobs, planned)
         _put_down(queue, entries, jobs)
@@ -222,17 +223,18 @@ def _check_rows(
             continue
         if not state.is_ready(queue, identifier, record, change, entries[position][1]):
             continue
-        if 0 < expiry_of(header_of(record), change) <= state.wall:
+        header = header_of(record)
+        if 0 < expiry_of(header, change) <= state.wall:
             continue
         if change is not None and change.losses:
             # Its row is written again: it was taken, not delivered.
-            place = place_of(header_of(record))
+            place = place_of(header)
             state.put_back(queue, place, identifier, change)
             if queue.policy.key_limit == 1:
                 queue.ring.keys.took(place[1], 1, state.now)
                 queue.ring.keep(identifier, place[1])
         else:
-            jobs[position] = (identifier, record, change)
+            jobs[position] = (identifier, record, header, change)
             planned.add(identifier)
 
 
@@ -280,7 +282,8 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
         if record is None or not state.is_ready(queue, identifier, record, change, sequence):
             queue.suspects.discard(entry)
             continue
-        place = place_of(header_of(record))
+        header = header_of(record)
+        place = place_of(header)
         if identifier in keys.kept:
             del keys.kept[identifier]  # its key waited for it: that turn is its own
         elif keys.limited and keys.room(place[1], state.now) <= 0:
@@ -290,7 +293,7 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
             keys.took(place[1], 1, state.now)
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)
-        return identifier, record, change
+        return identifier, record, header, change
     return None
 
 
@@ -299,23 +302,22 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
 
 def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone: bool = False) -> None:
     """One delivery: its row, its lease, its message."""
-    ids = [identifier for identifier, _, _ in jobs]
-    records = [record for _, record, _ in jobs]
+    ids = [identifier for identifier, _, _, _ in jobs]
+    records = [record for _, record, _, _ in jobs]
     fence = state.next_fence
     state.next_fence = fence + 1
     delivery = Delivery(fence, queue, peer, ids, state.wall)
     delivery.alone = alone
     attempts = [1] * len(jobs)
-    sequences = [change.sequence if change is not None else sequence_of(record) for _, record, change in jobs]
+    sequences = [change.sequence if change is not None else sequence_of(record) for _, record, _, change in jobs]
     large: dict[int, bytes] = {}
-    headers = [header_of(record) for record in records]
+    headers = [header for _, _, header, _ in jobs]
     first = headers[0]
     delivery.created_ms = first.created_ms
-    for position, (identifier, _, change) in enumerate(jobs):
+    for position, (identifier, _, header, change) in enumerate(jobs):
         if change is not None:
             delivery.changes[identifier] = change
             attempts[position] = change.runs + 1
-        header = headers[position]
         if header is not first and header.created_ms != first.created_ms and not isinstance(delivery.created_ms, dict):
             delivery.created_ms = {ids[n]: headers[n].created_ms for n in range(len(ids))}
         if header.options and is_special(header):
@@ -336,7 +338,7 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     if queue.rate is not None:
         queue.used_until = queue.rate.take(queue.used_until, state.now, len(ids))
     if state.followers:
-        state.changed.update(dict.fromkeys(state.followers.keys() & set(ids)))
+        state.changed.update((identifier, None) for identifier in ids if identifier in state.followers)
     if peer.credit <= 0:
         for served in peer.queues:
             served.free.pop(peer, None)
