@@ -108,8 +108,8 @@ class Worker:
         A dict payload becomes keyword arguments, a list positional ones, anything else one argument; a parameter
         annotated `Job` gets the job. A payload that does not fit the signature is rejected, since no retry can help.
 
-        ``max_attempts``: how often a job is run before it is dead. ``backoff``: how the waits between its runs grow from
-        ``backoff_min`` on (``exponential``, ``linear``, ``constant``), or a list of them; none is longer than
+        ``max_attempts``: how often a job is run before it is dead. ``backoff``: how the waits between its runs grow
+        from ``backoff_min`` on (``exponential``, ``linear``, ``constant``), or a list of them; none is longer than
         ``backoff_max``, and chance takes off up to a share of each (``backoff_jitter``, 0 to 1). The broker goes by
         these, for the jobs that this worker runs: they win over the queue's, and a job's own win over them.
 
