@@ -109,9 +109,9 @@ class Worker:
         annotated `Job` gets the job. A payload that does not fit the signature is rejected, since no retry can help.
 
         ``max_attempts``: how often a job is run before it is dead. ``backoff``: how the waits between its runs grow
-        from ``backoff_min`` on (``exponential``, ``linear``, ``constant``), or a list of them; none is longer than
-        ``backoff_max``, and chance takes off up to a share of each (``backoff_jitter``, 0 to 1). The broker goes by
-        these, for the jobs that this worker runs: they win over the queue's, and a job's own win over them.
+        from ``backoff_min`` to ``backoff_max`` (``exponential``, ``linear``, ``constant``), or a list of them as they
+        stand; chance takes off up to a share of each (``backoff_jitter``, 0 to 1). The broker goes by these, for the
+        jobs that this worker runs: they win over the queue's, and a job's own win over them.
 
         ``retry_on``: only these exceptions (a class, or a tuple) are tried again; any other rejects the job at once.
         ``reject_on``: these reject it, whatever ``retry_on`` says. `Retry`, `Reject` and `Snooze` mean what they say.

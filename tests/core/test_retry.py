@@ -78,7 +78,7 @@ def delays(queue: QueuePolicy, *, task: dict[str, Any] | None = None, job: dict[
 def test_the_kinds_of_backoff() -> None:
     assert delays(QueuePolicy(backoff="linear")) == [1_000, 2_000, 3_000, 4_000, 5_000, 6_000]
     assert delays(QueuePolicy(backoff="constant", backoff_min_ms=700)) == [700] * 6
-    assert delays(QueuePolicy(backoff=[10, 20, 900_000])) == [10, 20, 600_000, 600_000, 600_000, 600_000]
+    assert delays(QueuePolicy(backoff=[10, 20, 900_000])) == [10, 20, 900_000, 900_000, 900_000, 900_000]
     assert delays(QueuePolicy(backoff_max_ms=3_000)) == [1_000, 2_000, 3_000, 3_000, 3_000, 3_000]
 
 

@@ -72,21 +72,19 @@ def attempts_allowed(policy: QueuePolicy, task: Options, options: Options) -> in
 def retry_delay(policy: QueuePolicy, task: Options, options: Options, runs: int, random: "Random") -> int:
     """Milliseconds until a job that failed for the ``runs``-th time runs again.
 
-    ``exponential`` doubles the wait with each run, ``linear`` adds the first one, ``constant`` keeps it; a list gives
-    the waits one by one, and its last for all that follow. None is longer than ``backoff_max``. Chance then takes off
-    up to the share ``backoff_jitter``; 1 is full jitter, as in Brooker, "Exponential Backoff and Jitter" (AWS
-    Architecture Blog, 2015), which spreads retries best.
+    ``exponential`` doubles the wait with each run, ``linear`` adds the first one, ``constant`` keeps it, and none goes
+    beyond ``backoff_max``. A list gives the waits one by one, as they stand, and its last for all that follow. Chance
+    then takes off up to the share ``backoff_jitter``; 1 is full jitter, as in Brooker, "Exponential Backoff and Jitter"
+    (AWS Architecture Blog, 2015), which spreads retries best.
     """
     backoff = _last_word("backoff", policy.backoff, task, options)
     least = _last_word("backoff_min", policy.backoff_min_ms, task, options)
     jitter = _last_word("backoff_jitter", policy.backoff_jitter, task, options)
     if isinstance(backoff, list):
         delay = backoff[min(runs, len(backoff)) - 1]
-    elif backoff == "exponential":
-        delay = least << min(runs - 1, 40)
     else:
-        delay = least * runs if backoff == "linear" else least
-    delay = min(delay, _last_word("backoff_max", policy.backoff_max_ms, task, options))
+        grown = {"exponential": least << min(runs - 1, 40), "linear": least * runs, "constant": least}[backoff]
+        delay = min(grown, _last_word("backoff_max", policy.backoff_max_ms, task, options))
     return int(delay * (1 - jitter * random.random()))
 
 
