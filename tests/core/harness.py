@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from zbroker.check import check_store
 from zbroker.core.core import Core
+from zbroker.core.entities import Queue, is_special
 from zbroker.core.policy import QueuePolicy
-from zbroker.core.state import Notice, Queue, Settings, is_special
+from zbroker.core.state import Notice, Settings
 from zbroker.core.states import WAITING, State
 from zbroker.storage.memory import MemoryStore
 from zclient.protocol import messages as m

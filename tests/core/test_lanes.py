@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from zbroker import limits
 from zbroker.core import rows
-from zbroker.core.lanes import Budget, Place, Ring
+from zbroker.core.lanes import Ring
 from zbroker.core.tick import Tick, View
+from zbroker.core.window import Budget, Place
 from zbroker.storage.memory import MemoryStore
 
 PLACES: list[Place] = [(rank, key) for rank in (95, 100, 105) for key in (b"", b"a", b"b", b"c")]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from zbroker import limits
 from zbroker.core import dead, dispatch, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core.entities import Peer
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Notice, Peer, Settings, State
+from zbroker.core.state import Notice, Settings, State
 from zbroker.core.tick import Tick
 from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire

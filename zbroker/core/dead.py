@@ -8,9 +8,10 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import history, rows, unique
+from zbroker.core.entities import NEVER, Queue, place_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.rows import Change
-from zbroker.core.state import NEVER, Queue, State, Steps, place_of
+from zbroker.core.state import State, Steps
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol.record import Header, encode_header, header_of, payload_of, stored_bytes

@@ -13,8 +13,9 @@ from itertools import islice
 
 from zbroker import limits
 from zbroker.core import leave, rows, unique
+from zbroker.core.entities import Delivery, Peer, Queue, expiry_of, is_special, place_of
 from zbroker.core.rows import Change
-from zbroker.core.state import Delivery, Peer, Queue, State, expiry_of, is_special, place_of
+from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import rows
+from zbroker.core.entities import Peer, Queue
 from zbroker.core.rows import HistoryRow
-from zbroker.core.state import Peer, Queue, State, Steps
+from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 
 

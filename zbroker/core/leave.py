@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import dead, history, rows, unique
+from zbroker.core.entities import Delivery, Peer, expiry_of, place_of
 from zbroker.core.policy import attempts_allowed, retry_delay
 from zbroker.core.rows import LOST, Attempt, Change
-from zbroker.core.state import Delivery, Peer, State, Steps, expiry_of, place_of
+from zbroker.core.state import State, Steps
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire

@@ -6,11 +6,12 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import dead, history, rows
+from zbroker.core.entities import Peer
 from zbroker.core.orders import queue_of, text_of, time_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.rows import HistoryRow
 from zbroker.core.shown import Row, finished, live
-from zbroker.core.state import Peer, State, Steps
+from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker.core import dead, history, rows, waiting
+from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Queue, State
+from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zbroker.core.works import Work, begin, refuse_if_busy

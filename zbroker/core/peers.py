@@ -5,8 +5,9 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import history, leave, rows
+from zbroker.core.entities import Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Peer, Producer, Queue, State, Steps
+from zbroker.core.state import State, Steps
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Cancel, Capacity, Failure, Hello, Welcome
 from zclient.protocol.options import TASK_OPTIONS, options_fault

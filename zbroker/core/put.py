@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import history, rows, unique, waiting
+from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Queue, State
+from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire

@@ -5,10 +5,11 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import dead, history, listings
+from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.shown import Row, finished, live
-from zbroker.core.state import Peer, Queue, State, Steps
+from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 from zbroker.core.why import why
 from zbroker.core.works import refuse_if_busy

@@ -3,8 +3,9 @@ whatever waits."""
 
 from zbroker import limits
 from zbroker.core import history, leave, rows, works
+from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
-from zbroker.core.state import NEVER, Delivery, Peer, Queue, State, is_special, place_of
+from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 from zbroker.core.tick import Tick
 from zclient.protocol.record import header_of

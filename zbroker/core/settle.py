@@ -3,8 +3,9 @@
 from typing import Any
 
 from zbroker.core import history, leave, rows
+from zbroker.core.entities import Delivery, Peer
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Delivery, Peer, State
+from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Extend, Outcome, Progress, Settle, Settlement

@@ -3,9 +3,10 @@
 from typing import Any
 
 from zbroker.core import history
+from zbroker.core.entities import Found
 from zbroker.core.policy import attempts_allowed
 from zbroker.core.rows import Change
-from zbroker.core.state import Found, State
+from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 
 Row = dict[str, Any]

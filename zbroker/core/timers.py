@@ -4,7 +4,8 @@ from heapq import heappop, heappush
 
 from zbroker import limits
 from zbroker.core import history, leave, peers, rows, unique, waiting
-from zbroker.core.state import NEVER, Delivery, State, expiry_of
+from zbroker.core.entities import NEVER, Delivery, expiry_of
+from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
 from zbroker.core.states import State as JobState
 from zclient.protocol.messages import Lost, Ping, Who

@@ -7,7 +7,8 @@ it is met.
 from typing import Any
 
 from zbroker.core import dead, history, rows, unique
-from zbroker.core.state import Found, State
+from zbroker.core.entities import Found
+from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol.messages import Cancel

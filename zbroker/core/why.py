@@ -9,9 +9,10 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import history, rows
+from zbroker.core.entities import Found, Peer, Queue
 from zbroker.core.rows import Change
 from zbroker.core.shown import Row, finished, live
-from zbroker.core.state import Found, Peer, Queue, State
+from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 from zclient.protocol.messages import Outcome
 

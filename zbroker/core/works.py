@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from zbroker import limits
 from zbroker.core import dead, history, rows, unique
+from zbroker.core.entities import Queue
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import Queue, State, Steps
+from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 from zclient.protocol.record import header_of
 
