@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 TOOLS = ("ip", "unshare", "nsenter")
 PATIENCE_S = 10.0
+FORBIDDEN = ("not permitted", "Permission denied", "not supported", "Unknown device type", "Specified qdisc not found")
+"""What the kernel says where it, or whoever set up this machine, does not allow what was asked. Any other failure of a
+command is ours."""
 
 
 class Unavailable(Exception):
@@ -22,7 +25,10 @@ def _run(command: Sequence[str], lines: Sequence[str] = ()) -> None:
     text = "".join(line + "\n" for line in lines)
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     if done.returncode:
-        raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()}")
+        told = f"{' '.join(command)}: {done.stderr.strip()}"
+        if any(reason.lower() in told.lower() for reason in FORBIDDEN):
+            raise Unavailable(told)
+        raise RuntimeError(told)
 
 
 class Namespace:
