@@ -163,7 +163,7 @@ class Client:
     def dead_groups(
         self, queue: str | None = None, *, limit: int | None = None, timeout: Duration | None = None
     ) -> list[dict[str, Any]]:
-        """Dead jobs counted by queue, reason and type of error, the largest group first.
+        """Dead jobs counted by queue, reason and error (its type, and the first line of its text), most jobs first.
 
         Each is a map: queue, reason, error, text, jobs, first_at, last_at (Unix ms), and example, the id of one.
         """
