@@ -8,6 +8,7 @@ import pytest
 
 from tests.core.harness import Bench, Peer
 from zbroker import limits as broker_limits
+from zbroker.storage.interface import KEYSPACES
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 
@@ -212,3 +213,142 @@ def test_nothing_is_kept_if_so_told() -> None:
     assert not list(bench.store.scan("history", b"", b"\xff"))
     producer.send(m.Watch([b"a"]))
     assert producer.ends() == {"a": ("unknown", None, None)}
+
+
+# ---- each queue keeps for itself
+
+
+def finished_in(bench: Bench, producer: Peer, worker: Peer, queue: str, *ids: str) -> None:
+    """These jobs are done, each in a tick of its own."""
+    for identifier in ids:
+        producer.put(queue, identifier)
+        worker.ack(worker.job()[1], identifier)
+
+
+def kept(producer: Peer, *ids: str) -> str:
+    """Those of the ids that history holds, as one text."""
+    producer.send(m.Watch([identifier.encode() for identifier in ids]))
+    ends = producer.ends()
+    return "".join(identifier for identifier in ids if ends[identifier][0] != "unknown")
+
+
+def test_each_queue_keeps_its_finished_jobs_as_long_as_it_says() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "short", "long", "none")
+    producer.order("set", queue="short", options={"keep_done": 1000})
+    producer.order("set", queue="none", options={"keep_done": 0})
+    finished_in(bench, producer, worker, "short", "a")
+    bench.advance(500)
+    finished_in(bench, producer, worker, "long", "b")
+    finished_in(bench, producer, worker, "short", "c")
+    finished_in(bench, producer, worker, "none", "d")
+    assert kept(producer, *"abcd") == "abc"
+    bench.advance(500)
+    assert kept(producer, *"abcd") == "bc"
+    bench.advance(500)
+    assert kept(producer, *"abcd") == "b"
+    bench.advance(3_600_000 - 1001)
+    assert kept(producer, *"abcd") == "b"
+    bench.advance(1)
+    assert kept(producer, *"abcd") == "" and not list(bench.store.scan("history", b"", b"\xff"))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_queue_keeps_may_change_at_run_time(restarted: bool) -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    finished_in(bench, producer, worker, "q", "a")
+    bench.advance(2000)
+    finished_in(bench, producer, worker, "q", "b")
+    producer.order("set", queue="q", options={"keep_done": 1000})
+    if restarted:
+        bench.crash()
+        producer.connect()
+        worker.connect()
+    assert kept(producer, *"ab") == "b", "what is too old already goes at once"
+    producer.order("set", queue="q", options={"keep_done": 5000})
+    bench.advance(4999)
+    assert kept(producer, "b") == "b"
+    bench.advance(1)
+    assert kept(producer, "b") == ""
+    finished_in(bench, producer, worker, "q", "c")
+    producer.order("set", queue="q", options={"keep_done": 0})
+    assert kept(producer, "c") == ""
+    producer.order("unset", queue="q", options=["keep_done"])
+    finished_in(bench, producer, worker, "q", "d")
+    bench.advance(3_599_999)
+    assert kept(producer, "d") == "d"
+    bench.advance(1)
+    assert kept(producer, "d") == ""
+
+
+def test_a_queue_whose_last_finished_job_is_gone_is_not_looked_at_again() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    finished_in(bench, producer, worker, "q", "a")
+    producer.order("set", queue="q", options={"keep_done": 1000})  # so it is to be looked at twice
+    bench.advance(3_600_000)
+    index = bench.core.state.history
+    assert not index.jobs and not index.of_queue and not index.due and not index.due_at
+
+
+def test_a_queue_that_keeps_less_keeps_new_jobs_no_longer_than_that() -> None:
+    bench = Bench(policy={"keep_done_ms": 3_600_000}, keep_done_count=1)
+    producer, worker = bench.producer(), bench.worker("w", "q", "other")
+    finished_in(bench, producer, worker, "q", "a")
+    finished_in(bench, producer, worker, "other", "b")  # one is kept in all, so that "a" is gone
+    producer.order("set", queue="q", options={"keep_done": 1000})
+    finished_in(bench, producer, worker, "q", "c")
+    assert kept(producer, *"abc") == "c"
+    bench.advance(1000)
+    assert kept(producer, "c") == ""
+
+
+def test_the_count_is_of_all_queues_together_the_oldest_go_first() -> None:
+    bench = Bench(keep_done_count=3)
+    producer, worker = bench.producer(), bench.worker("w", "q", "r")
+    finished_in(bench, producer, worker, "q", "a", "b")
+    finished_in(bench, producer, worker, "r", "c")
+    finished_in(bench, producer, worker, "q", "d")
+    assert kept(producer, *"abcd") == "bcd"
+    finished_in(bench, producer, worker, "r", "e", "f")
+    assert kept(producer, *"abcdef") == "def"
+
+
+def test_what_is_read_back_stands_in_its_order_by_queue_and_in_all() -> None:
+    bench = Bench(keep_done_count=6)
+    producer, worker = bench.producer(), bench.worker("w", "q", "r")
+    producer.order("set", queue="r", options={"keep_done": 10_000})
+    for n, queue in enumerate("qrqrqr"):
+        finished_in(bench, producer, worker, queue, f"{n}")
+        bench.advance(1000)
+    bench.crash()
+    producer.connect()
+    worker.connect()
+    index = bench.core.state.history
+    assert list(index.blocks) == sorted(index.blocks) and index.jobs == 6
+    assert all(list(blocks) == sorted(blocks) for blocks in index.of_queue.values())
+    finished_in(bench, producer, worker, "q", "6")
+    assert kept(producer, *"0123456") == "123456", "the oldest of all makes room"
+    bench.advance(6000)
+    assert kept(producer, *"123456") == "23456"
+    bench.advance(2000)
+    assert kept(producer, *"23456") == "2456"
+
+
+def test_a_broker_that_finishes_many_jobs_does_not_grow() -> None:
+    bench = Bench(keep_done_count=200)
+    producer, worker = bench.producer(), bench.worker("w", "q", "r", capacity=500)
+    sizes = []
+    for round_number in range(40):
+        for queue in ("q", "r"):
+            producer.put(queue, *(f"{round_number}-{queue}-{n}" for n in range(500)))
+            for delivery in worker.take(m.Deliver):
+                worker.ack(delivery.fence, *(identifier.decode() for identifier in delivery.ids))
+        index = bench.core.state.history
+        rows = sum(1 for space in KEYSPACES for _ in bench.store.scan(space, b"", b"\xff" * 300))
+        blocks = sum(map(len, index.of_queue.values()))
+        sizes.append((rows, len(index.block_of), len(index.blocks), len(index.due), blocks))
+    assert len(set(sizes[2:])) == 1, sizes
+    assert bench.core.state.queues["q"].counts.totals["done"] == 20_000
+    bench.check()

@@ -212,13 +212,14 @@ class Queue:
 class HistoryIndex:
     """Where each finished job stands. See ``history.py``; the rows are the truth."""
 
-    __slots__ = ("asked", "block_of", "blocks", "complete", "due", "jobs", "n", "of_queue")
+    __slots__ = ("asked", "block_of", "blocks", "complete", "due", "due_at", "jobs", "n", "of_queue")
 
     def __init__(self) -> None:
         self.block_of: dict[bytes, bytes] = {}  # id -> history key
         self.blocks: OrderedDict[bytes, tuple[str, list[bytes]]] = OrderedDict()  # key -> queue, ids; oldest first
-        self.of_queue: dict[str, deque[tuple[int, bytes]]] = {}  # queue -> (ended, key), oldest first; some are gone
-        self.due: list[tuple[int, str]] = []  # a heap of (wall clock, queue): when its oldest block is to go
+        self.of_queue: dict[str, deque[tuple[int, bytes]]] = {}  # queue -> (ended, key), oldest first
+        self.due: list[tuple[int, str]] = []  # a heap of (wall clock, queue): when its oldest block is looked at
+        self.due_at: dict[str, int] = {}  # queue -> the entry of it that counts
         self.jobs = 0
         self.n = 0  # blocks written in this tick
         self.complete = True

@@ -1,8 +1,8 @@
 """Finished jobs: written in blocks with the tick that ended them, found by id, trimmed by age and count.
 
 The index from id to block is in memory and bounded by `Settings.keep_done_count`; how long they are kept is for each
-queue to say. After a start it is read back from
-the newest block to the oldest, as slow work; until then a question about a job that is not found waits.
+queue to say. After a start it is read back from the newest block to the oldest, as slow work; until then a question
+about a job that is not found waits.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import rows
-from zbroker.core.entities import Peer, Queue
+from zbroker.core.entities import NEVER, Peer, Queue
 from zbroker.core.rows import HistoryRow
 from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
@@ -63,10 +63,8 @@ def add(
     index.block_of.update(dict.fromkeys(ids, key))
     index.blocks[key] = (queue.name, ids)
     index.jobs += len(ids)
-    of_queue = index.of_queue.setdefault(queue.name, deque())
-    if not of_queue:
-        heappush(index.due, (state.wall + queue.policy.keep_done_ms, queue.name))
-    of_queue.append((state.wall, key))
+    index.of_queue.setdefault(queue.name, deque()).append((state.wall, key))
+    _look_at(state, queue.name, state.wall + queue.policy.keep_done_ms)
 
 
 def find(state: State, identifier: bytes) -> Ended | None:
@@ -100,38 +98,44 @@ def trim(state: State) -> None:
     most = state.settings.keep_done_count
     budget = limits.STEP_ROWS + 2 * index.n  # at least as fast as they come
     while budget and index.blocks:
-        key, (_, ids) = next(iter(index.blocks.items()))
+        name, ids = next(iter(index.blocks.values()))
         if index.jobs - len(ids) < most:
             break
-        _forget(state, key)
+        _forget_oldest(state, name)
         budget -= 1
     while budget and index.due and index.due[0][0] <= state.wall:
-        _, name = heappop(index.due)
-        budget = _trim_queue(state, name, budget)
+        at, name = heappop(index.due)
+        if index.due_at.get(name) == at:
+            del index.due_at[name]
+            budget = _trim_queue(state, name, budget)
 
 
 def _trim_queue(state: State, name: str, budget: int) -> int:
     """Delete the blocks of a queue that are too old; what is left of the budget."""
-    of_queue = state.history.of_queue[name]
     keep_ms = state.queue(name).policy.keep_done_ms
-    while of_queue:
-        ended_ms, key = of_queue[0]
-        if key in state.history.blocks:
-            if not budget or ended_ms + keep_ms > state.wall:
-                heappush(state.history.due, (ended_ms + keep_ms, name))
-                return budget
-            _forget(state, key)
-            budget -= 1
-        of_queue.popleft()
-    del state.history.of_queue[name]
+    while of_queue := state.history.of_queue.get(name):
+        ended_ms, _ = of_queue[0]
+        if not budget or ended_ms + keep_ms > state.wall:
+            _look_at(state, name, ended_ms + keep_ms)
+            break
+        _forget_oldest(state, name)
+        budget -= 1
     return budget
+
+
+def _look_at(state: State, name: str, at: int) -> None:
+    """Look at the queue's oldest block at this time, if not before."""
+    index = state.history
+    if at < index.due_at.get(name, NEVER):
+        index.due_at[name] = at
+        heappush(index.due, (at, name))
 
 
 def kept_anew(state: State, queue: Queue) -> None:
     """What the queue keeps has changed: look when its oldest block is to go."""
     of_queue = state.history.of_queue.get(queue.name)
     if of_queue:
-        heappush(state.history.due, (of_queue[0][0] + queue.policy.keep_done_ms, queue.name))
+        _look_at(state, queue.name, of_queue[0][0] + queue.policy.keep_done_ms)
 
 
 def trim_due(state: State) -> int | None:
@@ -140,7 +144,12 @@ def trim_due(state: State) -> int | None:
     return index.due[0][0] if index.due and index.complete else None
 
 
-def _forget(state: State, key: bytes) -> None:
+def _forget_oldest(state: State, name: str) -> None:
+    """Delete the oldest block of a queue. The oldest of all is the oldest of its own queue."""
+    of_queue = state.history.of_queue[name]
+    _, key = of_queue.popleft()
+    if not of_queue:
+        del state.history.of_queue[name]
     value = state.view.get("history", key)
     state.tick.rows["history"][key] = None
     _, ids = state.history.blocks.pop(key)
@@ -176,6 +185,7 @@ def read_back(state: State) -> Steps:
         yield None
     index.complete = True
     index.due.clear()
+    index.due_at.clear()
     for name in index.of_queue:
         kept_anew(state, state.queue(name))
 
