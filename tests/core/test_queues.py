@@ -1,4 +1,4 @@
-"""What people do to queues and waiting jobs: purge, pause, resume, cancel."""
+"""What people do to queues: purge, pause, drain, resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import count
 import pytest
 
 from tests.core.harness import Bench, Peer
-from zbroker.core.states import State
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 
@@ -188,74 +187,120 @@ def test_a_paused_queue_takes_jobs_and_settlements_and_delivers_nothing_even_aft
     bench.check()
 
 
-# ---- cancel, in every state
+# ---- drain
 
 
-@pytest.mark.parametrize("delay", [0, 1000])
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_waiting_job_is_cancelled_at_once(delay: int, restarted: bool) -> None:
+def test_a_drained_queue_refuses_new_jobs_and_works_off_what_it_has() -> None:
+    bench = Bench(policy={"max_attempts": 2, "backoff_jitter": 0})
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=2)
+    producer.put("q", "a", "b", "c")
+    producer.put("q", "later", delay=5000)
+    assert producer.order("drain", queue="q") == {"paused": False, "closed": True}
+    group = m.Group("q", {}, [b"new"], [b""])
+    number = producer.next_number()
+    refused = producer.refused(m.Put(number, number, [m.Group("other", {}, [b"x"], [b""]), group]))
+    assert refused.code == "closed" and "other" not in bench.core.state.queues, "a PUT is refused whole"
+    fence = worker.one(m.Deliver).fence
+    worker.ack(fence, "a")
+    worker.nack(fence, "b")
+    assert worker.ids() == ["c"]
+    bench.crash()
+    producer.connect()
+    assert producer.ask("queue", queue="q")["closed"], "over a restart as well"
+    number = producer.next_number()
+    assert producer.refused(m.Put(number, number, [group])).code == "closed"
+    bench.advance(6000)
+    late = bench.worker("v", "q", capacity=5)
+    assert sorted(late.ids()) == ["b", "c", "later"], "a retry and a delayed job still run"
+    assert producer.order("resume", queue="q") == {"paused": False, "closed": False}
+    assert producer.put("q", "new") == m.Ok([producer.number])
+    assert late.ids() == ["new"]
+    bench.check()
+
+
+def test_a_put_that_is_sent_again_is_answered_though_the_queue_was_drained_meanwhile() -> None:
     bench = Bench()
     producer = bench.producer()
-    producer.put("q", "a", "b", delay=delay)
+    producer.put("q", "a", number=1)
+    producer.send(m.Order(2, 1, "drain", {"queue": "q"}))
+    assert producer.put("q", "a", number=1) == m.Ok([1])
+
+
+def test_pause_and_drain_are_two_things() -> None:
+    bench, producer = filled(1)
+    producer.order("drain", queue="q")
+    assert producer.order("pause", queue="q") == {"paused": True, "closed": True}
+    assert bench.worker("w", "q").jobs() == []
+    assert producer.order("resume", queue="q") == {"paused": False, "closed": False}
+    assert bench.counts("q") == {"leased": 1}
+
+
+@pytest.mark.parametrize("verb", ["pause", "drain", "resume", "purge"])
+def test_orders_about_a_queue_that_is_not_there(verb: str) -> None:
+    producer = Bench().producer()
+    assert producer.refused(m.Order(50, 50, verb, {"queue": "q"})).code == "not_found"
+    assert producer.refused(m.Order(51, 51, verb, {})).code == "not_found"
+
+
+# ---- purge, of jobs that hold something
+
+
+def test_a_purge_takes_suspects_and_gives_their_workers_other_work() -> None:
+    bench = Bench()
+    producer, lost = bench.producer(), bench.worker("lost", "q")
+    producer.put("q", "suspect", key="k")
+    lost.jobs()
+    lost.cut()
+    bench.advance(5000)
+    busy = bench.worker("busy", "other", "q", capacity=0)
+    assert bench.core.state.queues["q"].suspects
+    assert producer.order("purge", queue="q") == {"purged": 1}
+    assert not bench.core.state.queues["q"].suspects and rows_of(bench) == {}
+    busy.send(m.Capacity(2))
+    producer.put("q", "a", "b")
+    assert busy.ids() == ["a", "b"], "it is kept for no suspect"
+    bench.check()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_purge_sets_free_the_keys_of_suspects_and_leaves_those_of_jobs_that_wait_for_a_time(restarted: bool) -> None:
+    bench = Bench(policy={"key_limit": 1, "backoff_jitter": 0})
+    producer = bench.producer()
+    lost = bench.worker("lost", "q", capacity=2)
+    producer.put("q", "suspect", key="k")
+    producer.put("q", "failed", key="l")
+    (_, fence), (_, other) = lost.jobs()
+    lost.send(m.Capacity(0))
+    lost.nack(other if other != fence else fence, "failed", delay=20_000)
+    lost.cut()
+    bench.advance(5000)
+    assert bench.counts("q") == {"ready": 1, "scheduled": 1}
+    assert producer.order("purge", queue="q") == {"purged": 1}
     if restarted:
         bench.crash()
         producer.connect()
-    producer.send(m.Watch([b"a"]))
-    assert producer.order("cancel", id=b"a") == {"state": "cancelled"}
-    assert producer.ends() == {"a": ("cancelled", None, {"reason": "cancelled"})}
-    assert producer.ask("show", id=b"a")["state"] == "cancelled"
-    bench.advance(2000)
-    assert bench.worker("w", "q", capacity=5).ids() == ["b"]
-    assert producer.order("cancel", id=b"a") == {"state": "cancelled"}
+    producer.put("q", "k2", key="k")
+    producer.put("q", "l2", key="l")
+    worker = bench.worker("w", "q", capacity=5)
+    assert worker.ids() == ["k2"], "l waits for the job that failed"
+    bench.check()
+    bench.advance(20_000)
+    assert worker.ids() == ["l2"], "the purge voided the place of the one that failed: it lines up anew, behind"
     bench.check()
 
 
-@pytest.mark.parametrize(
-    ("outcome", "ends"),
-    [
-        (m.Outcome.ACK, "done"),
-        (m.Outcome.NACK, "cancelled"),
-        (m.Outcome.REJECT, "cancelled"),
-        (m.Outcome.RELEASE, "cancelled"),
-        (m.Outcome.SNOOZE, "cancelled"),
-        (None, "cancelled"),
-    ],
-)
-def test_a_running_job_is_told_and_ends_with_its_run(outcome: m.Outcome | None, ends: str) -> None:
+def test_a_purge_frees_unique_texts() -> None:
     bench = Bench()
-    producer, worker = bench.producer(), bench.worker("w", "q")
-    producer.put("q", "a", payload=bytes(limits.LARGE_BYTES))
-    producer.send(m.Watch([b"a"]))
-    fence = worker.job()[1]
-    assert producer.order("cancel", id=b"a") == {"state": "leased"}
-    assert worker.one(m.Cancel) == m.Cancel(fence, [b"a"])
-    assert producer.ask("show", id=b"a")["cancel_requested"]
-    if outcome is None:
-        bench.advance(30_000)
-    else:
-        worker.settle(outcome, fence, "a", values=[1000] if outcome is m.Outcome.SNOOZE else None)
-    assert producer.ends()["a"][0] == ends
-    assert producer.ask("show", id=b"a")["state"] == ends
-    assert "jobs" not in rows_of(bench) and "changes" not in rows_of(bench)
-    assert bench.counts("q") == {}
+    producer = bench.producer()
+    producer.put("q", "a", unique="order-17")
+    assert producer.put("q", "b", unique="order-17") == m.Answer(producer.number, {"instead": [(b"b", b"a")]})
+    with bench.one_turn():
+        producer.send(
+            m.Order(50, 50, "purge", {"queue": "q"}),
+            m.Put(51, 51, [m.Group("q", {"unique": "order-17"}, [b"c"], [b""])]),
+        )
+    assert producer.answer(51) == m.Ok([51]), "also before the sweep has come to it"
+    assert bench.worker("w", "q", capacity=5).ids() == ["c"]
+    producer.put("q", "d", unique="order-17")
+    assert bench.counts("q") == {"leased": 1}, "the sweep left the text to its new owner"
     bench.check()
-
-
-def test_dead_and_finished_jobs_are_left_as_they_are_by_cancel() -> None:
-    bench = Bench()
-    producer, worker = bench.producer(), bench.worker("w", "q", capacity=2)
-    producer.put("q", "a", "b")
-    fence = worker.one(m.Deliver).fence
-    worker.reject(fence, "a")
-    worker.ack(fence, "b")
-    assert producer.order("cancel", id=b"a") == {"state": "dead"}
-    assert producer.order("cancel", id=b"b") == {"state": "done"}
-    assert producer.refused(m.Order(50, 50, "cancel", {"id": b"c"})).code == "not_found"
-    assert bench.count("q", State.DEAD) == 1
-
-
-@pytest.mark.parametrize("arguments", [{}, {"id": "text"}, {"id": b""}, {"id": b"x" * 65}, {"id": b"\x00"}])
-def test_ids_that_cannot_be(arguments: dict[str, object]) -> None:
-    producer = Bench().producer()
-    assert producer.refused(m.Order(50, 50, "cancel", arguments)).code == "invalid"
-    assert producer.refused(m.Ask(51, "show", arguments)).code == "invalid"
