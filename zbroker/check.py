@@ -112,9 +112,7 @@ class _Check:
                     continue
                 if not returned and self._store.get("ready", prefix + rows.number8(sequence) + rows.RETURNED):
                     continue  # it came back: its place is the row that its return wrote
-                options = header_of(record).options
-                place = rows.rank_of(options.get("priority", 0)), options.get("key", "").encode()
-                if place != (rank, lane_key):
+                if self._place_of(record) != (queue, rank, lane_key):
                     self._report.fault(f"job {_text(identifier)} waits in the lane of others")
                 self._placed[queue, State.READY] += 1
 
@@ -125,14 +123,25 @@ class _Check:
             return sequence_of(record) == sequence
         return change.state is State.READY and change.sequence == sequence
 
+    @staticmethod
+    def _place_of(record: bytes) -> tuple[str, int, bytes]:
+        """Queue, rank and key of its lane."""
+        header = header_of(record)
+        rank, key = header.options.get("priority", 0), header.options.get("key", "")
+        return header.queue, rows.rank_of(rank), key.encode()
+
     def _read_timers(self) -> None:
+        scheduled: set[bytes] = set()  # a second row of the same time is of an earlier job of the id
         for key, value in self._store.scan("timers", b"", END):
             if rows.kind_of(key) != rows.TIMER_READY:
                 continue
             timer = rows.TimerRow(*rows.unpack(value))
             for identifier, record, change in self._read(timer.ids):
                 due = change is not None and change.state is State.SCHEDULED and change.due_ms == rows.due_of(key)
-                if record is not None and due and identifier not in self._leased:
+                if record is None or not due or identifier in self._leased or identifier in scheduled:
+                    continue
+                if self._place_of(record) == (timer.queue, timer.rank, timer.key):
+                    scheduled.add(identifier)
                     self._placed[timer.queue, State.SCHEDULED] += 1
 
     def _read_dead(self) -> None:

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heapreplace
 from itertools import islice
 
 from zbroker import limits
-from zbroker.core import leave, rows, unique
+from zbroker.core import leave, rows, unique, waiting
 from zbroker.core.entities import Delivery, Peer, Queue, expiry_of, is_special, place_of
 from zbroker.core.rows import Change
 from zbroker.core.state import State
@@ -197,7 +197,7 @@ def _check(
             continue
         del fresh[identifier]
         state.fresh_bytes -= len(record)
-        if 0 < header.expires_ms <= state.wall:  # its timer is about to fire
+        if 0 < header.expires_ms <= state.wall:
             unknown.append(position)
             jobs.append(None)
         else:
@@ -225,7 +225,7 @@ def _check_rows(
         if not state.is_ready(queue, identifier, record, change, entries[position][1]):
             continue
         header = header_of(record)
-        if 0 < expiry_of(header, change) <= state.wall:
+        if _expires(state, identifier, header, change):
             continue
         if change is not None and change.losses:
             # Its row is written again: it was taken, not delivered.
@@ -237,6 +237,17 @@ def _check_rows(
         else:
             jobs[position] = (identifier, record, header, change)
             planned.add(identifier)
+
+
+def _expires(state: State, identifier: bytes, header: Header, change: Change | None) -> bool:
+    """Whether it is too late to begin a waiting job: then it expires here, since its entry is gone. Its timer was about
+    to fire."""
+    if not 0 < expiry_of(header, change) <= state.wall:
+        return False
+    found = state.find(identifier)
+    if found is not None:
+        waiting.expire(state, found)
+    return True
 
 
 def _put_down(queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], jobs: list[Taken | None]) -> None:
@@ -284,6 +295,8 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
             queue.suspects.discard(entry)
             continue
         header = header_of(record)
+        if _expires(state, identifier, header, change):
+            continue
         place = place_of(header)
         if identifier in keys.kept:
             del keys.kept[identifier]  # its key waited for it: that turn is its own

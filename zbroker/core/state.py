@@ -208,7 +208,11 @@ class State:
             self.tick.rows["changes"][found_id] = None
         if external:
             self.tick.rows["payloads"][found_id] = None
-        record = self.fresh.pop(found_id, None)
+        self.forget_fresh(found_id)
+
+    def forget_fresh(self, identifier: bytes) -> None:
+        """The record in memory says no longer all there is of the job."""
+        record = self.fresh.pop(identifier, None)
         if record is not None:
             self.fresh_bytes -= len(record)
 

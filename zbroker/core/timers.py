@@ -4,7 +4,7 @@ from heapq import heappop, heappush
 
 from zbroker import limits
 from zbroker.core import history, leave, peers, rows, unique, waiting
-from zbroker.core.entities import NEVER, Delivery, expiry_of
+from zbroker.core.entities import NEVER, Delivery, expiry_of, place_of
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
 from zbroker.core.states import State as JobState
@@ -45,6 +45,9 @@ def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
     for identifier, record, change in state.read(timer.ids):
         if record is None or change is None or change.state is not JobState.SCHEDULED or change.due_ms != due_ms:
             continue
+        header = header_of(record)
+        if (header.queue, *place_of(header)) != (timer.queue, timer.rank, timer.key):
+            continue  # of an earlier job of this id, or of this one before it was moved
         due.append((identifier, change))
         size += stored_bytes(record)
     if not due:

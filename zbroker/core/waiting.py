@@ -16,8 +16,9 @@ from zclient.protocol.record import stored_bytes
 
 
 def take_out(state: State, found: Found) -> None:
-    """The job is no longer among those that wait: neither a suspect nor the one that its key waits for."""
+    """The job is no longer among those that wait: neither fresh, nor a suspect, nor the one that its key waits for."""
     queue = found.queue
+    state.forget_fresh(found.id)
     rank, key = found.place
     queue.suspects.discard((rank, found.sequence, found.id))
     if not queue.suspects:
