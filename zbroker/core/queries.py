@@ -169,7 +169,7 @@ def _last_progress(state: State, peer: Peer) -> int | None:
         change.progress[2]
         for delivery in peer.deliveries.values()
         for change in delivery.changes.values()
-        if change.progress
+        if change.progress and change.progress[2] >= delivery.started_ms  # else an earlier run told it
     ]
     return max(0, state.wall - max(told)) if told else None
 
