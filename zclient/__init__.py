@@ -31,7 +31,9 @@ from zclient.errors import (
     WrongBroker,
     ZError,
 )
-from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus
+from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
+from zclient.joboptions import JobOptions
+from zclient.verbs import Bulk, PolicyValue, Why
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
@@ -42,6 +44,7 @@ __all__ = [
     "AsyncJobHandle",
     "BatchTooLarge",
     "BrokerUnreachable",
+    "Bulk",
     "CannotListen",
     "Client",
     "ClosedError",
@@ -51,12 +54,15 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobHandle",
+    "JobOptions",
     "JobStatus",
     "Jobs",
     "LeaseLost",
     "NotFound",
     "OutcomeUnknown",
     "PayloadTooLarge",
+    "PolicyValue",
+    "Progress",
     "ProtocolFault",
     "QueueClosed",
     "QueueFull",
@@ -67,6 +73,7 @@ __all__ = [
     "TooManyQueues",
     "UniqueTaken",
     "UnsupportedVersion",
+    "Why",
     "WrongBroker",
     "ZError",
 ]
