@@ -199,7 +199,9 @@ def watch(state: State, peer: Peer, identifier: bytes, *, changes: bool) -> None
     state.watchers.setdefault(identifier, {})[peer] = None
     if changes:
         state.followers.setdefault(identifier, {})[peer] = None
-        state.changed[identifier] = None  # it is told at once how it is now
+        newcomers = state.changed.setdefault(identifier, {})
+        if newcomers is not None:
+            newcomers[peer] = None  # it is told at once how the job is now
 
 
 def tell(state: State, identifier: bytes, ended: str, result: bytes | None, cause: dict[str, Any] | None) -> None:

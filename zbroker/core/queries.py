@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, listings
+from zbroker.core import dead, history, listings, rows
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -13,6 +13,7 @@ from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 from zbroker.core.why import why
 from zbroker.core.works import refuse_if_busy
+from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer, Ask, Changed, Failure
 from zclient.protocol.record import payload_of
 
@@ -68,16 +69,24 @@ def _show_later(state: State, peer: Peer, number: int, arguments: dict[str, Any]
 def tell_changes(state: State) -> None:
     """Tell those who follow jobs how those that this tick changed are now. Their end is told otherwise."""
     told: dict[Peer, list[Row]] = {}
-    for identifier in state.changed:
+    sizes: dict[Peer, int] = {}
+    for identifier, newcomers in state.changed.items():
         found = state.find(identifier)
-        if found is not None and found.state is not JobState.DEAD:
-            row = live(state, found)
-            for peer in state.followers.get(identifier, ()):
-                told.setdefault(peer, []).append(row)
+        if found is None or found.state is JobState.DEAD:
+            continue
+        row = live(state, found)
+        size = len(rows.pack(row))
+        for peer in state.followers.get(identifier, ()):
+            if newcomers is not None and peer not in newcomers:
+                continue
+            told.setdefault(peer, []).append(row)
+            sizes[peer] = sizes.get(peer, 0) + size
+            if sizes[peer] >= wire.MESSAGE_BYTES:
+                state.send(peer, Changed(told.pop(peer)))
+                del sizes[peer]
     state.changed.clear()
     for peer, jobs in told.items():
-        for start in range(0, len(jobs), limits.STEP_ROWS):
-            state.send(peer, Changed(jobs[start : start + limits.STEP_ROWS]))
+        state.send(peer, Changed(jobs))
 
 
 def _why(state: State, arguments: dict[str, Any]) -> Row:

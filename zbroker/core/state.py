@@ -85,7 +85,7 @@ class State:
         self.fresh_bytes = 0
         self.watchers: dict[bytes, dict[Peer, None]] = {}  # by job id; in an order that a seed repeats
         self.followers: dict[bytes, dict[Peer, None]] = {}  # those of them that are told of changes as well
-        self.changed: dict[bytes, None] = {}  # followed jobs that this tick changed
+        self.changed: dict[bytes, dict[Peer, None] | None] = {}  # followed jobs to be told: to these, or (None) to all
         self.hot: dict[Queue, None] = {}  # queues that dispatch should look at
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
