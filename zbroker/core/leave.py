@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import dead, history, rows, unique
-from zbroker.core.entities import Delivery, Peer, expiry_of, place_of
+from zbroker.core.entities import NEVER, Delivery, Peer, expiry_of, place_of
 from zbroker.core.policy import attempts_allowed, retry_delay
 from zbroker.core.rows import LOST, Attempt, Change
 from zbroker.core.state import State, Steps
@@ -43,8 +43,12 @@ def start_lease(state: State, delivery: Delivery) -> None:
 
 
 def renew(state: State, delivery: Delivery, duration_ms: int) -> None:
-    """The lease lasts at least so long from now. The heap is corrected when the old deadline comes up."""
-    delivery.deadline = min(max(delivery.deadline, state.now + duration_ms), delivery.limit)
+    """The lease lasts at least so long from now, if its runs may. The heap is corrected when the old deadline comes
+    up, unless that comes too late: the time to return after a start goes beyond what the runs may take."""
+    before = delivery.deadline
+    delivery.deadline = min(max(before, state.now + duration_ms), delivery.limit)
+    if delivery.deadline < before < NEVER:
+        heappush(state.lease_heap, (delivery.deadline, delivery.fence))
 
 
 def close(state: State, delivery: Delivery, jobs: int) -> None:
