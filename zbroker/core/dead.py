@@ -238,13 +238,17 @@ def grouped(state: State, queue: str | None, groups: dict[Died, Group]) -> Steps
         yield None
 
 
-def chain_fault(state: State, queue: Queue, target: str) -> str | None:
-    """Why dead jobs of ``queue`` cannot go to ``target``: they would come back."""
-    seen = {queue.name}
+def chain_fault(state: State, name: str, target: str) -> str | None:
+    """Why dead jobs of the queue ``name`` cannot go to ``target``: they would come back.
+
+    The queue that gets the dead jobs of all, by the broker's own setting, keeps its own.
+    """
+    seen = {name}
     while target:
         if target in seen:
-            return f"dead_to: dead jobs of {queue.name} would come back to {target}"
+            return f"dead_to: dead jobs of {name} would come back to {target}"
         seen.add(target)
         known = state.queues.get(target)
-        target = known.policy.dead_to if known is not None else state.policy(target, {}).dead_to
+        following = known.policy.dead_to if known is not None else state.policy(target, {}).dead_to
+        target = following if following != target else ""
     return None

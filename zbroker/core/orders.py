@@ -161,10 +161,10 @@ def set_options(state: State, arguments: dict[str, Any]) -> dict[str, Any]:
     for needed in dict.fromkeys((name, options.get("dead_to") or name)):
         if needed not in state.queues:
             refuse_new_queue(state, needed)
-    queue = state.queue(name)
-    fault = dead.chain_fault(state, queue, options.get("dead_to", ""))
+    fault = dead.chain_fault(state, name, options.get("dead_to", ""))
     if fault:
         raise Refusal("invalid", fault)
+    queue = state.queue(name)
     return _use(state, queue, {**queue.options, **options})
 
 
@@ -175,7 +175,8 @@ def unset_options(state: State, arguments: dict[str, Any]) -> dict[str, Any]:
     if type(names) is not list or not names or not all(type(name) is str and name in QUEUE_OPTIONS for name in names):
         raise Refusal("invalid", f"options is a list of options of a queue: {', '.join(QUEUE_OPTIONS)}")
     kept = {name: value for name, value in queue.options.items() if name not in names}
-    fault = dead.chain_fault(state, queue, state.policy(queue.name, kept).dead_to)
+    dead_to = state.policy(queue.name, kept).dead_to
+    fault = dead.chain_fault(state, queue.name, dead_to) if "dead_to" in names and dead_to != queue.name else None
     if fault:
         raise Refusal("invalid", fault)
     return _use(state, queue, kept)
