@@ -1,5 +1,7 @@
 """The broker's settings: flag over environment over file over default, and nothing unknown passes."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 from zbroker.cli.program import program
 from zbroker.config import given_config, is_loopback, load_config
 from zclient.errors import InvalidArgument
+from zclient.protocol.options import QUEUE_OPTIONS
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -106,3 +109,170 @@ def test_the_command_shows_values_and_sources() -> None:
     assert result.exit_code == 0
     assert '"lease": {\n    "value": "10s",\n    "source": "argument"' in result.output
     assert '"grace": {\n    "value": "2s",\n    "source": "ZBROKER_GRACE"' in result.output
+
+
+# ---- options of queues
+
+WRITTEN: dict[str, tuple[str, Any]] = {
+    "lease": ("45s", 45_000),
+    "max_attempts": ("9", 9),
+    "backoff": ("1s,10s,2m", [1000, 10_000, 120_000]),
+    "backoff_min": ("300ms", 300),
+    "backoff_max": ("1h", 3_600_000),
+    "backoff_jitter": ("0.25", 0.25),
+    "max_run": ("2h", 7_200_000),
+    "ttl": ("1d", 86_400_000),
+    "on_expiry": ("drop", "drop"),
+    "delivery": ("at_most_once", "at_most_once"),
+    "strategy": ("least_busy", "least_busy"),
+    "key_limit": ("1", 1),
+    "key_weights": ("gold=5,silver=2", {"gold": 5, "silver": 2}),
+    "in_flight_limit": ("100", 100),
+    "rate": ("10/1m", [10, 60_000]),
+    "key_rate": ("5", [5, 1000]),
+    "max_jobs": ("1000", 1000),
+    "max_bytes": ("64MiB", 64 << 20),
+    "keep_done": ("10m", 600_000),
+    "keep_dead": ("30d", 30 * 86_400_000),
+    "keep_dead_count": ("50", 50),
+    "dead_to": ("graveyard", "graveyard"),
+    "poison_losses": ("2", 2),
+}
+"""Each option of queues as people write it, and its value on the wire."""
+
+
+def toml(value: str) -> str:
+    return f'"{value}"'
+
+
+def test_every_option_of_queues_is_written_here() -> None:
+    assert WRITTEN.keys() == QUEUE_OPTIONS.keys()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_is_a_setting_by_flag_environment_and_file(name: str, tmp_path: Path) -> None:
+    text, value = WRITTEN[name]
+    file = tmp_path / "zbroker.toml"
+    file.write_text(f"{name} = {toml(text)}\n")
+    variable = f"ZBROKER_{name.upper()}"
+    for config, source in (
+        (load_config({name: text}, {}), "argument"),
+        (load_config({}, {variable: text}), variable),
+        (load_config({}, {}, file), str(file)),
+    ):
+        assert (config[name], config.sources[name]) == (value, source)
+        core = config.core()
+        assert core.policy.value(name) == value and core.sources[name] == source
+    assert load_config({}, {})[name] == QUEUE_OPTIONS[name].default, "and without any it is the option's own default"
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_is_an_option_of_a_single_queue_in_the_file(name: str, tmp_path: Path) -> None:
+    text, value = WRITTEN[name]
+    file = tmp_path / "zbroker.toml"
+    file.write_text(f'[queues.email]\n{name} = {toml(text)}\n[queues."reports:daily"]\n')
+    config = load_config({}, {}, file)
+    assert config["queues"] == {"email": {name: value}, "reports:daily": {}}
+    assert config.core().queues == config["queues"] and config.core().policy.value(name) == QUEUE_OPTIONS[name].default
+
+
+def test_a_file_may_use_numbers_lists_and_tables(tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_text(
+        "max_attempts = 9\nlease = 45\nbackoff_jitter = 0.5\n"
+        '[queues.q]\nbackoff = ["1s", 10]\nrate = 100\nmax_bytes = 1024\nkey_weights = {gold = 5}\nttl = 0\n'
+    )
+    config = load_config({}, {}, file)
+    assert (config["max_attempts"], config["lease"], config["backoff_jitter"]) == (9, 45_000, 0.5)
+    assert config["queues"]["q"] == {
+        "backoff": [1000, 10_000],
+        "rate": [100, 1000],
+        "max_bytes": 1024,
+        "key_weights": {"gold": 5},
+        "ttl": 0,
+    }
+
+
+def test_single_queues_in_the_environment_are_json() -> None:
+    config = load_config({}, {"ZBROKER_QUEUES": '{"email": {"lease": "10s"}}'})
+    assert config["queues"] == {"email": {"lease": 10_000}} and config.sources["queues"] == "ZBROKER_QUEUES"
+    given = given_config({"queues": {"email": {"lease": "10s", "max_attempts": 2}}})
+    assert given["queues"] == {"email": {"lease": 10_000, "max_attempts": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[queues.email]\ncolour = 1\n", "email: no such option of a queue: colour"),
+        ("[queues.email]\nlease = 0\n", "email: lease"),
+        ("[queues.email]\nkeep_done_count = 5\n", "keep_done_count"),
+        ('[queues."no way"]\nlease = 5\n', "no way"),
+        ('[queues."mmi.x"]\n', "mmi"),
+        ("queues = 5\n", "map"),
+        ("[queues]\nemail = 5\n", "map"),
+        ('[queues.a]\ndead_to = "a"\n', "a: dead_to: its dead jobs would come back to a"),
+        ('[queues.a]\ndead_to = "b"\n[queues.b]\ndead_to = "c"\n[queues.c]\ndead_to = "a"\n', "come back"),
+        ('dead_to = "all"\n[queues.all]\ndead_to = "b"\n', "all: dead_to: its dead jobs would come back to all"),
+        ('[queues.a]\ndead_to = "no way"\n', "a: dead_to"),
+    ],
+)
+def test_what_cannot_be_said_of_a_queue(content: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_text(content)
+    with pytest.raises(InvalidArgument, match=text):
+        load_config({}, {}, file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'dead_to = "all"\n',
+        'dead_to = "all"\n[queues.all]\nlease = "5s"\n[queues.a]\n',
+        'dead_to = "all"\n[queues.all]\ndead_to = "none"\n',
+        '[queues.a]\ndead_to = "b"\n[queues.b]\ndead_to = "c"\n[queues.c]\n',
+    ],
+)
+def test_where_dead_jobs_may_go(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_text(content)
+    load_config({}, {}, file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"backoff": "sometimes"}, "backoff"),
+        ({"backoff": "1s,never"}, "backoff"),
+        ({"rate": "fast"}, "rate"),
+        ({"rate": "5/0s"}, "rate"),
+        ({"key_weights": "gold"}, "key_weights"),
+        ({"backoff_jitter": "2"}, "backoff_jitter"),
+        ({"delivery": "exactly_once"}, "delivery"),
+        ({"dead_to": "no way"}, "dead_to"),
+        ({"keep_done": "-1s"}, "keep_done"),
+        ({"queues": "[]"}, "queues"),
+        ({"queues": "{"}, "queues"),
+    ],
+)
+def test_options_that_cannot_be_are_errors_that_name_them(flags: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        load_config(flags, {})
+
+
+def test_the_command_prints_options_of_queues_as_people_write_them(tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    lines = "".join(f"{name} = {toml(text)}\n" for name, (text, _) in WRITTEN.items())
+    file.write_text(f"{lines}[queues.email]\n{lines.replace('graveyard', 'other')}")
+    run = CliRunner()
+    result = run.invoke(program, ["config", "--config", str(file), "--json"], env={})
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)
+    for name, (text, _) in WRITTEN.items():
+        shown = told[name]["value"]
+        assert load_config({name: shown}, {})[name] == load_config({name: text}, {})[name]
+        assert told[name]["source"] == str(file)
+    again = {"queues": json.dumps(told["queues"]["value"])}
+    assert load_config(again, {})["queues"] == load_config({}, {}, file)["queues"]
+    text = run.invoke(program, ["config", "--config", str(file)], env={}).output
+    for words in (r"rate +10/1m ", r"backoff +1s,10s,2m ", r"key_weights +gold=5,silver=2 ", r"dead_to +graveyard "):
+        assert re.search(words, text), text

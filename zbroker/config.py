@@ -146,14 +146,20 @@ def _queues(value: Any) -> dict[str, dict[str, Any]]:
             declared[name] = queue_options(options)
         except InvalidArgument as error:
             raise InvalidArgument(f"{name}: {error}") from None
-    for name, options in declared.items():
-        seen, target = {name}, options.get("dead_to", "")
-        while target and target not in seen:
-            seen.add(target)
-            target = declared.get(target, {}).get("dead_to", "")
-        if target:
-            raise InvalidArgument(f"{name}: dead_to: its dead jobs would come back to {target}")
     return declared
+
+
+def _refuse_circles(declared: Mapping[str, Mapping[str, Any]], everywhere: str) -> None:
+    """Raises `InvalidArgument` if dead jobs would come back to a queue. ``everywhere``: where those of a queue go that
+    says nothing; that one keeps its own."""
+    for name, options in declared.items():
+        seen, target = {name}, options.get("dead_to", everywhere if everywhere != name else "")
+        while target:
+            if target in seen:
+                raise InvalidArgument(f"queues: {name}: dead_to: its dead jobs would come back to {target}")
+            seen.add(target)
+            following = declared.get(target, {}).get("dead_to", everywhere)
+            target = following if following != target else ""
 
 
 SETTINGS: dict[str, Setting] = {
@@ -250,6 +256,7 @@ def _settled(flags: Mapping[str, Any], environment: Mapping[str, str], written: 
     unknown = flags.keys() - SETTINGS.keys()
     if unknown:
         raise InvalidArgument(f"no such setting: {min(unknown)}; `zbroker config` lists them")
+    _refuse_circles(values["queues"], values["dead_to"])
     return Config(values, sources)
 
 
