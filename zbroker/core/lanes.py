@@ -36,6 +36,7 @@ class Ring:
 
     __slots__ = (
         "_budget",
+        "_cut",
         "_dry",
         "_held",
         "_lanes",
@@ -43,6 +44,7 @@ class Ring:
         "_levels",
         "_owed",
         "_parked",
+        "_passed",
         "_queue",
         "_ranks",
         "_view",
@@ -83,11 +85,13 @@ class Ring:
         self._parked: int | None = None  # the walk waits before this rank until memory has no better one
         self._left: int | None = None  # the best rank of lanes without room in memory that the walk left entries in
         self._owed = 0  # turns of lanes in memory before the walk goes on
+        self._cut: tuple[Place, int] | None = None  # a guest whose turn was cut short, and the jobs left of it
         self.keys = Keys()
         self._held: dict[bytes, list[Lane]] = {}  # key -> its lanes in memory that have no turns for now
         self._wakes: list[tuple[int, bytes]] = []  # a heap of (lease clock, key): when a rate lets a key go on
         self._waking: set[bytes] = set()  # the keys in it
         self._dry = 0  # times the walk went around since it last found something to take
+        self._passed = False  # the walk went on past lanes of which none may send anything now
         self.resting = False  # all that is left are lanes on disk whose keys may send nothing now
 
     # ---- entries in
@@ -164,7 +168,7 @@ class Ring:
                 room = min(room, keys.room(key, now))
             if self._lanes.get(lane.place) is not lane:
                 if room > 0:
-                    self._take_from(lane, min(room, keys.weights.get(key, 1)), taken, tick)
+                    self._take_visit(lane, room, taken, tick)
                 else:
                     self.wake_later(key)
                 self._leave(lane, tick)
@@ -190,9 +194,20 @@ class Ring:
             self._take_from(lane, min(room, lane.quota), taken, tick)
             lane.quota -= len(taken) - before
         if not lane.jobs and not lane.more:
+            self._owed = max(0, self._owed - 1)
             self._remove(lane)
         elif not alone and not lane.quota:
+            self._owed = max(0, self._owed - 1)
             level.rotate(-1)
+
+    def _take_visit(self, lane: Lane, room: int, taken: list[tuple[Place, int, bytes]], tick: Tick) -> None:
+        """A turn of a guest. Where there is room for a part of it only, the walk comes back for the rest."""
+        cut, self._cut = self._cut, None
+        quota = cut[1] if cut is not None and cut[0] == lane.place else self.keys.weights.get(lane.place[1], 1)
+        self._take_from(lane, min(room, quota), taken, tick)
+        if room < quota:
+            self._cut = lane.place, quota - room
+            self.explored = lane.prefix
 
     def __len__(self) -> int:
         """Lanes in memory."""
@@ -260,6 +275,7 @@ class Ring:
         self._levels[rank].remove(lane)
         self._drop_empty(rank)
         lane.quota = 0
+        self._owed = max(0, self._owed - 1)
         self._held.setdefault(key, []).append(lane)
         self.wake_later(key)
 
@@ -273,6 +289,8 @@ class Ring:
     def _stir(self) -> None:
         self._dry = 0
         self.resting = False
+        if self._passed:
+            self._start_walk()
 
     def _take_from(self, lane: Lane, want: int, taken: list[tuple[Place, int, bytes]], tick: Tick) -> None:
         place = lane.place
@@ -336,7 +354,10 @@ class Ring:
         if self._budget.lanes >= self._budget.max_lanes:
             self.complete = False
             if rows.lane_prefix(self._queue, *place) < self.explored:
-                self._start_walk()  # a lane of a better rank must not wait until the walk comes round
+                if place[0] < self.explored[len(rows.queue_prefix(self._queue))]:
+                    self._start_walk()  # a lane of a better rank must not wait until the walk comes round
+                else:
+                    self._left = place[0]
             return None
         return self._admit(Lane(self._queue, place, self.floor, more=not self.complete))
 
@@ -373,9 +394,9 @@ class Ring:
     def _next_lane(self) -> Lane | None:
         best = self._levels[self._ranks[0]][0] if self._ranks else None
         if self._owed:
-            self._owed -= 1
             if best is not None and best.place[0] <= self.explored[len(rows.queue_prefix(self._queue))]:
                 return best
+            self._owed = 0
         if self.complete or (best is not None and self._parked is not None and best.place[0] < self._parked):
             return best
         return self._explore(best) or best
@@ -392,15 +413,18 @@ class Ring:
             left = self._left
             if left is not None and (row is None or row[0][len(prefix)] > left):  # back to the guests of that rank
                 self._dry += 1
-                if self._dry > DRY_WALKS and best is None:
-                    self.resting = True
-                    return None
                 self._left = None
-                self.explored = prefix + bytes((left,))
-                if best is not None and best.place[0] == left:
-                    self._owed = len(self._levels[left]) - 1
-                    return None
-                continue
+                if self._dry <= DRY_WALKS:
+                    self.explored = prefix + bytes((left,))
+                    if best is not None and best.place[0] == left:
+                        self._owed = len(self._levels[left])
+                        return None
+                    continue
+                self._dry = 0
+                self._passed = True  # until the ring is stirred
+            if row is None and self._passed:
+                self.resting = best is None
+                return None
             if row is None:
                 self.complete = True  # every lane was met: it is in memory, or nothing is left in it
                 self._start_walk()
@@ -427,6 +451,7 @@ class Ring:
         self.explored = b""
         self._parked = None
         self._left = None
+        self._passed = False
         self._owed = 0
 
     # ---- windows
