@@ -119,16 +119,19 @@ def replay_one(state: State, identifier: bytes) -> bool:
     return True
 
 
-def refuse_replay(state: State, identifier: bytes) -> None:
-    """Raises `Refusal` if another job has taken the unique text of this dead one."""
-    found = state.find(identifier)
-    text = found.header.options.get("unique") if found is not None else None
-    if found is None or text is None:
-        return
-    other = unique.holder(state, found.queue.name, text)
-    if other not in (None, identifier):
-        told = other.decode()
-        raise Refusal("conflict", f"job {told!r} has the unique text {text!r} of {identifier.decode()!r}", id=told)
+def refuse_replay(state: State, ids: list[bytes]) -> None:
+    """Raises `Refusal` if another job has taken the unique text of one of these dead ones, or two of them have one."""
+    wanted: dict[tuple[str, str], bytes] = {}
+    for identifier in ids:
+        found = state.find(identifier)
+        text = found.header.options.get("unique") if found is not None else None
+        if found is None or text is None:
+            continue
+        other = unique.holder(state, found.queue.name, text) or identifier
+        other = wanted.setdefault((found.queue.name, text), other)
+        if other != identifier:
+            told = other.decode()
+            raise Refusal("conflict", f"job {told!r} has the unique text {text!r} of {identifier.decode()!r}", id=told)
 
 
 def drop_one(state: State, identifier: bytes) -> bool:

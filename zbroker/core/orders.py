@@ -221,8 +221,7 @@ def replay(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     if "ids" not in arguments:
         return _begin_bulk(state, "replay", arguments, rate)
     ids = _all_dead(state, ids_of(arguments))
-    for identifier in ids:
-        dead.refuse_replay(state, identifier)
+    dead.refuse_replay(state, ids)
     if rate:
         return {"work": begin(state, Work("replay", "", b"", 0, rate, ids=ids)), "dead": len(ids)}
     return {"replayed": sum(dead.replay_one(state, identifier) for identifier in ids)}

@@ -8,12 +8,12 @@ from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
-from zbroker.core.states import Event
+from zbroker.core.states import WAITING, Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Group, Put
 from zclient.protocol.options import job_fault
-from zclient.protocol.record import Header, encode_header, payload_of
+from zclient.protocol.record import Header, encode_header, header_of, payload_of, stored_bytes
 
 RETRY_MS = 200
 """When a producer that met a full queue may try again."""
@@ -135,16 +135,18 @@ def refuse_new_queue(state: State, name: str) -> None:
 
 
 def refuse_if_full(state: State, groups: list[Group]) -> None:
-    """Raises `Refusal` if these jobs would bring a queue above its limits. Of jobs with one unique text one counts."""
+    """Raises `Refusal` if these jobs would bring a queue above its limits."""
     coming: dict[str, tuple[int, int]] = {}
     for group in groups:
         queue = state.queues.get(group.queue)
         policy = queue.policy if queue is not None else state.policy(group.queue, {})
         if not (policy.max_jobs or policy.max_bytes) or not group.ids:
             continue
+        more, larger = _growth(state, group)
+        if not more and larger <= 0:
+            continue
         jobs, size = coming.get(group.queue, (0, 0))
-        payloads = group.payloads[-1:] if "unique" in group.options else group.payloads
-        coming[group.queue] = jobs, size = jobs + len(payloads), size + sum(map(len, payloads))
+        coming[group.queue] = jobs, size = jobs + more, size + larger
         waiting_jobs = queue.counts.waiting_jobs if queue is not None else 0
         waiting_bytes = queue.counts.waiting_bytes if queue is not None else 0
         if policy.max_jobs and waiting_jobs + jobs > policy.max_jobs:
@@ -153,6 +155,20 @@ def refuse_if_full(state: State, groups: list[Group]) -> None:
         if policy.max_bytes and waiting_bytes + size > policy.max_bytes:
             told = f"jobs of {waiting_bytes} of at most {policy.max_bytes} bytes wait in queue {group.queue}"
             raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
+
+
+def _growth(state: State, group: Group) -> tuple[int, int]:
+    """By how many jobs and bytes a group makes its queue longer. Of jobs with one unique text at most one is stored:
+    none if another job has the text, or in the place of that one if it waits."""
+    if "unique" not in group.options:
+        return len(group.ids), sum(map(len, group.payloads))
+    text = group.options["unique"]
+    if group.options.get("on_conflict", "existing") == "existing" and unique.holder(state, group.queue, text):
+        return 0, 0
+    found = unique.holding(state, group.queue, text)
+    if found is not None and found.state in WAITING:
+        return 0, len(group.payloads[-1]) - stored_bytes(found.record)
+    return 1, len(group.payloads[-1])
 
 
 # ---- the same id again
@@ -171,6 +187,8 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
                 continue
             found = state.find(identifier)
             if found is None:  # void: a purge took it and the sweep has not come there yet
+                header = header_of(record)
+                unique.release(state, header.queue, identifier, header.options)
                 state.erase(identifier, changed=True, external=True)
                 history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
                 continue
@@ -206,8 +224,9 @@ def store_unique(state: State, group: Group, instead: Instead) -> Group:
         return group._replace(ids=[], payloads=[])
     place = 0 if conflict == "existing" else len(group.ids) - 1
     chosen = group.ids[place]
-    if other is not None:
-        waiting.replace(state, other, chosen, running=conflict == "replace")
+    replaced = unique.holding(state, group.queue, text) if other is not None else None
+    if replaced is not None:
+        waiting.replace(state, replaced, chosen, running=conflict == "replace")
     instead += [(identifier, chosen) for identifier in group.ids if identifier != chosen]
     unique.claim(state, group.queue, chosen, options)
     return group._replace(ids=[chosen], payloads=[group.payloads[place]])

@@ -5,6 +5,7 @@ which a purge has made void holds nothing.
 """
 
 from zbroker.core import rows
+from zbroker.core.entities import Found
 from zbroker.core.policy import Options
 from zbroker.core.rows import UniqueRow
 from zbroker.core.state import State
@@ -23,6 +24,15 @@ def holder(state: State, queue: str, text: str) -> bytes | None:
     if found is None or found.state is JobState.DEAD or found.queue.name != queue:
         return None
     return row.id
+
+
+def holding(state: State, queue: str, text: str) -> Found | None:
+    """The job that has the text, if it goes on in the queue."""
+    identifier = holder(state, queue, text)
+    found = state.find(identifier) if identifier is not None else None
+    if found is None or found.state is JobState.DEAD or found.queue.name != queue:
+        return None
+    return found
 
 
 def claim(state: State, queue: str, identifier: bytes, options: Options) -> None:

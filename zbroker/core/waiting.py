@@ -55,12 +55,9 @@ def wish_away(state: State, found: Found) -> None:
     state.send(delivery.peer, Cancel(delivery.fence, [found.id]))
 
 
-def replace(state: State, identifier: bytes, by: bytes, *, running: bool) -> None:
+def replace(state: State, found: Found, by: bytes, *, running: bool) -> None:
     """Another job takes the place of this one: it is cancelled if it waits, and if ``running`` told to end if it
     runs."""
-    found = state.find(identifier)
-    if found is None or found.state is JobState.DEAD:
-        return
     if found.delivery is None:
         cancel(state, found, "replaced", by=by)
     elif running:
