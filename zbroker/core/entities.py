@@ -187,7 +187,7 @@ class Queue:
             self.paused,
             self.created_ms,
             self.closed,
-            self.served_ms,
+            rows.SERVED if self.workers else self.served_ms,
             jobs,
             sizes,
             totals,

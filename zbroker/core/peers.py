@@ -93,6 +93,8 @@ def _serve(state: State, peer: Peer, names: list[str]) -> None:
             _serves_no_more(state, peer, queue)
     peer.queues = [state.queue(name) for name in served]
     for queue in peer.queues:
+        if not queue.workers:
+            state.touched[queue] = None  # its row says that it is served
         queue.workers[peer] = None
 
 

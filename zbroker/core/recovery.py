@@ -64,7 +64,7 @@ def _read_queues(state: State) -> None:
         queue.floor = row.floor
         queue.paused = row.paused
         queue.closed = row.closed
-        queue.served_ms = row.served_ms
+        queue.served_ms = state.wall if row.served_ms == rows.SERVED else row.served_ms
     for key, value in state.view.scan("meta", rows.META_POLICY, rows.beyond(rows.META_POLICY)):
         queue = state.queue(key[len(rows.META_POLICY) :].decode())
         queue.options = rows.unpack(value)

@@ -237,10 +237,14 @@ class QueueRow(NamedTuple):
     paused: bool
     created_ms: int
     closed: bool  # takes no new jobs
-    served_ms: int  # wall clock: when the last worker left; 0: none ever came
+    served_ms: int  # wall clock: when the last worker left; 0: none ever came; SERVED: there is one
     jobs: list[int]
     sizes: list[int]
     totals: list[int]
+
+
+SERVED = 1
+"""In a queue's row: workers serve it. Read back after a start, they left when the broker stopped."""
 
 
 def counts_row(counts: Counts) -> tuple[list[int], list[int], list[int]]:

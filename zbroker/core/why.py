@@ -175,21 +175,21 @@ def _busy(peer: Peer) -> str:
 
 
 def _ahead(state: State, found: Found) -> tuple[int, bool]:
-    """How many entries of its lane are before the job, ghosts included, and whether there may be more."""
+    """How many places of its lane before the job are taken, by ghosts too, and whether there may be more."""
     queue = found.queue
     prefix = rows.lane_prefix(queue.name, *found.place)
     start, stop = prefix + rows.number8(queue.floor), prefix + rows.number8(found.sequence)
-    ahead = taken = 0
-    window = queue.ring.head_of(found.place)
+    ahead = reach = 0
+    gone = queue.ring.head_of(found.place) or 0  # the first of a block may be gone, and the block still there
     for blocks, (key, value) in enumerate(state.view.scan("ready", start, stop)):
         if blocks == limits.WHY_BLOCKS:
             return ahead, True
         first = int.from_bytes(key[len(prefix) :][:8], "big")
-        jobs = min(len(rows.unpack(value)), found.sequence - first)
-        if window is not None and first < window:
-            taken = min(jobs, window - first)  # the first of a block may be gone, and the block still there
-            jobs -= taken
-        ahead += jobs
+        if len(key) > len(prefix) + 8:  # it came back; its place in a block may be counted already
+            ahead += not gone <= first < reach
+        else:
+            reach = min(first + len(rows.unpack(value)), found.sequence)
+            ahead += max(0, reach - max(first, gone))
     return ahead, False
 
 
