@@ -51,15 +51,17 @@ def go_on(state: State, number: int, work: Work) -> None:
     state.work(_run(state, number, work, step))
 
 
-def _run(state: State, number: int, work: Work, step: Callable[[State, Work], Work | None]) -> Steps:
+Stepped = tuple[Work | None, int]
+"""The order as it goes on after a step, or None at its end; and on how many jobs the step acted."""
+
+
+def _run(state: State, number: int, work: Work, step: Callable[[State, Work], Stepped]) -> Steps:
     after: Work | None = work
     while after is not None:
         work = after
-        after = step(state, work)
-        if after is not None and after is not work:
-            state.tick.rows["meta"][_work_key(number)] = rows.pack(after)
-        yield state.now + 1000 * _share(work) // work.rate if work.rate else None
-    state.tick.rows["meta"][_work_key(number)] = None
+        after, acted = step(state, work)
+        state.tick.rows["meta"][_work_key(number)] = rows.pack(after) if after is not None else None
+        yield state.now + 1000 * acted // work.rate if work.rate and acted else None
     state.notice("info", f"{work.kind} finished", queue=work.queue)
 
 
@@ -70,7 +72,7 @@ def _work_key(number: int) -> bytes:
 # ---- purge
 
 
-def _sweep(state: State, work: Work) -> Work | None:
+def _sweep(state: State, work: Work) -> Stepped:
     """Remove the rows of jobs below the floor of a purge, and those of ghosts on the way."""
     queue = state.queue(work.queue)
     start = work.cursor or rows.queue_prefix(work.queue)
@@ -79,14 +81,14 @@ def _sweep(state: State, work: Work) -> Work | None:
     for key, value in state.view.scan("ready", start, stop):
         rank, lane_key, first, _ = rows.split_ready_key(work.queue, key)
         if first >= work.until:  # the rest of this lane is younger than the purge
-            return work._replace(cursor=rows.beyond(rows.lane_prefix(work.queue, rank, lane_key)))
+            return work._replace(cursor=rows.beyond(rows.lane_prefix(work.queue, rank, lane_key))), handled
         ids = rows.unpack(value)
         _void(state, queue, ids, first)
         state.tick.rows["ready"][key] = None
         handled += len(ids)
         if handled >= limits.STEP_ROWS:
-            return work._replace(cursor=key + b"\0")
-    return None
+            return work._replace(cursor=key + b"\0"), handled
+    return None, handled
 
 
 def _void(state: State, queue: Queue, ids: list[bytes], first: int) -> None:
@@ -108,28 +110,28 @@ def _share(work: Work) -> int:
     return min(limits.STEP_ROWS, max(1, work.rate // 20)) if work.rate else limits.STEP_ROWS
 
 
-def _replay_some(state: State, work: Work) -> Work | None:
+def _replay_some(state: State, work: Work) -> Stepped:
     return _each_dead(state, work, dead.replay_one, _share(work))
 
 
-def _drop_some(state: State, work: Work) -> Work | None:
+def _drop_some(state: State, work: Work) -> Stepped:
     return _each_dead(state, work, dead.drop_one, limits.STEP_ROWS)
 
 
-def _each_dead(state: State, work: Work, act: Callable[[State, bytes], bool], most: int) -> Work | None:
-    """Act on the next jobs of the order; the order as it goes on, or None at its end. Those that it is not for are
-    looked at and left, more of them in one step than are acted on."""
+def _each_dead(state: State, work: Work, act: Callable[[State, bytes], bool], most: int) -> Stepped:
+    """Act on the next jobs of the order. Those that it is not for are looked at and left, more of them in one step than
+    are acted on."""
+    acted = 0
     if work.ids:
         for identifier in work.ids[:most]:
-            act(state, identifier)
-        return work._replace(ids=work.ids[most:]) if work.ids[most:] else None
-    acted = 0
+            acted += act(state, identifier)
+        return (work._replace(ids=work.ids[most:]) if work.ids[most:] else None), acted
     for seen, (key, identifier) in enumerate(_dead_rows(state, work), 1):
         if _is_for(state, work, identifier):
             acted += act(state, identifier)
         if acted == most or seen == limits.STEP_ROWS:
-            return work._replace(cursor=key + b"\0")
-    return None
+            return work._replace(cursor=key + b"\0"), acted
+    return None, acted
 
 
 def _dead_rows(state: State, work: Work) -> Iterator[tuple[bytes, bytes]]:
