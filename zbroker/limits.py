@@ -76,6 +76,9 @@ MAX_GROUPS = 1000
 WHY_BLOCKS = 64
 """Blocks of a lane that `why` counts to tell a job's position: some 16,000 jobs, and less than a millisecond."""
 
+WHY_LOOKED = 20_000
+"""Leased jobs of the queue among which `why` looks for those that hold a key: a few milliseconds."""
+
 WHY_NAMED = 10
 """Jobs and workers that `why` names; of more it tells the number."""
 

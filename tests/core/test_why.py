@@ -409,3 +409,16 @@ def test_workers_are_named_up_to_a_few() -> None:
     reason = why(producer, "50")["no_credit"]
     assert len(reason["workers"]) == limits.WHY_NAMED
     assert reason["text"].endswith(" and 40 more")
+
+
+def test_who_holds_a_key_is_looked_for_among_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WHY_LOOKED", 2)
+    bench, producer = waiting("a", "b", options={"key_limit": 1}, key="k")
+    for n in range(5):
+        producer.put("q", f"{n}", key=f"{n}")
+    for n in range(6):
+        bench.worker(f"w{n}", "q")
+    assert why(producer, "b")["key_limit"]["held_by"] == ["a"]
+    producer.put("q", "c", key="4")
+    reason = why(producer, "c")["key_limit"]
+    assert reason["held_by"] == [] and reason["text"] == "key limit 1/1 of key '4', held by jobs that run"

@@ -5,6 +5,7 @@ which the broker asks them, so the first is what has to change first.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from zbroker import limits
@@ -112,7 +113,7 @@ def _held_by_key(state: State, found: Found) -> Iterator[Row]:
     running = keys.running.get(key, 0)
     if keys.limit and running >= keys.limit and found.id not in keys.kept:
         holders = _holders(state, queue, key)
-        text = f"key limit {running}/{keys.limit} of {name}, held by {', '.join(holders)}"
+        text = f"key limit {running}/{keys.limit} of {name}, held by {', '.join(holders) or 'jobs that run'}"
         yield _reason("key_limit", text, key=key.decode(), in_flight=running, limit=keys.limit, held_by=holders)
     elif keys.rate is not None and not keys.room(key, state.now):
         wait_ms = max(0, (keys.next_at(key) or state.now) - state.now)
@@ -120,20 +121,25 @@ def _held_by_key(state: State, found: Found) -> Iterator[Row]:
 
 
 def _holders(state: State, queue: Queue, key: bytes) -> list[str]:
-    """Some of the jobs that count against the limit of a key: those that run, then those that their key waits for."""
-    found: list[str] = []
+    """Some of the jobs that count against the limit of a key: the one that it waits for, and those that run."""
+    kept = queue.ring.keys.kept
+    head = state.view.get("heads", rows.head_key(queue.name, key))
+    waiting = [head] if head in kept else [identifier for _, _, identifier in islice(queue.suspects, limits.STEP_ROWS)]
+    found = [identifier.decode() for identifier in waiting if identifier is not None and kept.get(identifier) == key]
+    most = min(limits.WHY_NAMED, queue.ring.keys.running[key])
+    looked = 0
     for delivery in state.deliveries.values():
+        if len(found) >= most or looked >= limits.WHY_LOOKED:
+            break
         if delivery.queue is not queue:
             continue
+        looked += len(delivery.ids)
         for identifier in delivery.ids:
             header = delivery.special.get(identifier)
             its_key = header.options.get("key", "").encode() if header is not None else b""
             if its_key == key and state.leased.get(identifier) is delivery:
                 found.append(identifier.decode())
-                if len(found) == limits.WHY_NAMED:
-                    return found
-    kept = (identifier for identifier, its_key in queue.ring.keys.kept.items() if its_key == key)
-    return found + [identifier.decode() for identifier in kept][: limits.WHY_NAMED - len(found)]
+    return found[:most]
 
 
 def _paused(queue: Queue) -> Row:
