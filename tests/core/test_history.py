@@ -352,3 +352,43 @@ def test_a_broker_that_finishes_many_jobs_does_not_grow() -> None:
     assert len(set(sizes[2:])) == 1, sizes
     assert bench.core.state.queues["q"].counts.totals["done"] == 20_000
     bench.check()
+
+
+# ---- results of each size
+
+
+EDGES = [broker_limits.INLINE_RESULT_BYTES, limits.LARGE_BYTES, limits.MAX_RESULT_BYTES]
+
+
+@pytest.mark.parametrize("size", [0, 1, *(edge + by for edge in EDGES for by in (-1, 0, 1) if edge + by <= EDGES[-1])])
+def test_a_result_of_any_size_is_told_shown_and_there_after_a_restart(size: int) -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=3)
+    producer.put("q", "a", "b", "c")
+    result = b"r" * size or None  # an empty one is none
+    producer.send(m.Watch([b"b"]))
+    worker.ack(worker.one(m.Deliver).fence, *"abc", results=[b"first", b"r" * size, None])
+    ((state, told, _),) = producer.ends().values()
+    assert state == "done" and (told or None) == result
+    apart = [key for key, _ in bench.store.scan("results", b"", b"\xff")]
+    assert apart == ([b"b"] if size > broker_limits.INLINE_RESULT_BYTES else [])
+    for _ in range(2):
+        assert [producer.ask("show", id=name)["result"] for name in (b"a", b"b", b"c")] == [b"first", result, None]
+        producer.send(m.Watch([b"b"]))
+        assert producer.ends() == {"b": ("done", result, None)}
+        bench.crash()
+        producer.connect()
+    bench.advance(3_600_000)
+    assert not list(bench.store.scan("results", b"", b"\xff"))
+
+
+def test_a_result_that_is_too_large_leaves_the_job_with_its_worker() -> None:
+    bench = Bench(max_payload=5000)
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=2)
+    producer.put("q", "a", "b")
+    fence = worker.one(m.Deliver).fence
+    refused = worker.ack(fence, "a", "b", results=[bytes(5001), bytes(5000)])
+    assert refused == [(fence, b"a", "too_large")]
+    assert bench.counts("q") == {"leased": 1}
+    assert worker.ack(fence, "a", results=[bytes(5000)]) == []
+    bench.check()

@@ -251,3 +251,68 @@ def test_a_made_up_cursor_harms_nobody(stage: str, key: bytes, n: int) -> None:
     _, producer = one_of_each(1)
     answer = producer.ask("list", cursor=[stage, key, n])
     assert answer["cursor"] is None or answer["jobs"]
+
+
+# ---- in time
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("state", [*STATES, None])
+def test_since_and_until_bound_when_it_was_over_or_when_it_came(state: str | None, restarted: bool) -> None:
+    bench, producer = one_of_each(2)
+    first = bench.wall
+    bench.advance(1000)
+    producer.put("q", "q-ready-late")
+    producer.put("q", "q-scheduled-late", delay=60_000)
+    producer.put("q", "q-cancelled-late")
+    producer.order("cancel", id=b"q-cancelled-late")
+    if restarted:
+        bench.crash()
+        producer.connect()
+
+    def ids(**arguments: Any) -> set[str]:
+        return set(listed(producer, 2, state=state, **arguments))
+
+    everything = ids()
+    late = {identifier for identifier in everything if identifier.endswith("late")}
+    assert ids(since=first + 1) == late == ids(since=first + 1000)
+    assert ids(until=first + 1) == ids(until=first + 1000) == everything - late
+    assert ids(since=first, until=first + 1001) == everything
+    assert ids(until=first) == ids(since=first + 1001) == set()
+    assert ids(since=first + 1, queue="r") == set()
+    assert bool(late) == (state in ("ready", "scheduled", "cancelled", None))
+
+
+def test_a_job_that_came_early_and_ended_late_is_listed_where_it_ended() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    came = bench.wall
+    fence = worker.job()[1]
+    bench.advance(5000)
+    assert listed(producer, since=came, until=came + 1) == ["a"]
+    worker.ack(fence, "a")
+    assert listed(producer, since=came, until=came + 1) == []
+    (row,) = pages(producer, 10, since=came + 5000)[0]
+    assert (row["created_at"], row["finished_at"], row["state"]) == (came, came + 5000, "done")
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize("value", [-1, 1.5, "yesterday", True, 1 << 53, None])
+def test_times_that_cannot_be(name: str, value: Any) -> None:
+    producer = Bench().producer()
+    assert producer.refused(m.Ask(5, "list", {name: value})).code == "invalid"
+
+
+def test_a_trimmed_job_is_listed_no_more_and_asked_for_in_vain() -> None:
+    bench = Bench(policy={"keep_done_ms": 1000})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    worker.ack(worker.job()[1], "a", results=[b"result"])
+    assert listed(producer, state="done") == ["a"]
+    bench.advance(1000)
+    assert listed(producer, state="done") == []
+    for verb in ("show", "why"):
+        assert producer.refused(m.Ask(producer.next_number(), verb, {"id": b"a"})).code == "not_found"
+    producer.send(m.Watch([b"a"]))
+    assert producer.ends() == {"a": ("unknown", None, None)}, "told at once, not waited for"
