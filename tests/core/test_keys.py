@@ -17,14 +17,15 @@ ROOM = pytest.mark.parametrize("lanes", [0, 1, 2, 100])
 
 
 def served(worker: Peer, jobs: int) -> list[str]:
-    """The next jobs of the worker, in the order in which they came; it acks each message before it looks again."""
+    """The next jobs of the worker, in the order in which they came; it acks all that came before it looks again."""
     came: list[str] = []
     while len(came) < jobs:
-        batch = worker.jobs()
-        assert batch, f"{len(came)} of {jobs} jobs came: {came[-20:]}"
-        for identifier, fence in batch:
-            came.append(identifier)
-            worker.ack(fence, identifier)
+        deliveries = worker.take(m.Deliver)
+        assert deliveries, f"{len(came)} of {jobs} jobs came: {came[-20:]}"
+        for delivery in deliveries:
+            ids = [identifier.decode() for identifier in delivery.ids]
+            came += ids
+            worker.ack(delivery.fence, *ids)
     return came
 
 

@@ -87,7 +87,11 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
 
 def _wake_later(state: State, queue: Queue) -> None:
     """If a rate holds jobs back, look at the queue again when it lets the next one go."""
-    if queue.rate is not None and queue.counts.jobs[JobState.READY] and queue.room(state.now) <= 0:
+    if (
+        queue.rate is not None
+        and queue.counts.jobs[JobState.READY]
+        and not queue.rate.free(queue.used_until, state.now)
+    ):
         state.wake_later(queue, queue.rate.next_at(queue.used_until))
     if queue.ring.wake_at is not None:
         state.wake_later(queue, queue.ring.wake_at)
@@ -232,7 +236,7 @@ def _check_rows(
             place = place_of(header)
             state.put_back(queue, place, identifier, change)
             if queue.policy.key_limit == 1:
-                queue.ring.keys.took(place[1], 1, state.now)
+                queue.ring.keys.hold(place[1])
                 queue.ring.keep(identifier, place[1])
         else:
             jobs[position] = (identifier, record, header, change)
@@ -298,13 +302,16 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
         if _expires(state, identifier, header, change):
             continue
         place = place_of(header)
-        if identifier in keys.kept:
-            del keys.kept[identifier]  # its key waited for it: that turn is its own
-        elif keys.limited and keys.room(place[1], state.now) <= 0:
+        kept = identifier in keys.kept
+        if kept:
+            keys.gave(place[1], 1)  # its key waited for it: that turn is its own
+        if keys.limited and keys.room(place[1], state.now) <= 0:
             queue.ring.wake_later(place[1])
+            if kept:
+                keys.hold(place[1])
             continue
-        else:
-            keys.took(place[1], 1, state.now)
+        keys.kept.pop(identifier, None)
+        keys.took(place[1], 1, state.now)
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)
         return identifier, record, header, change

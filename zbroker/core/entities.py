@@ -175,7 +175,9 @@ class Queue:
     def use(self, policy: QueuePolicy) -> None:
         """Take over a policy."""
         self.policy = policy
-        self.rate = rate_of(policy.rate)
+        rate = rate_of(policy.rate)
+        if rate != self.rate:
+            self.rate, self.used_until = rate, 0.0
         self.ring.keys.configure(policy.key_limit, rate_of(policy.key_rate), policy.key_weights)
         self.ring.let_all_go()
 

@@ -4,12 +4,16 @@ It counts and does not wait: whoever asks acts on the answer. Times are the leas
 """
 
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, floor
 from typing import NamedTuple
 
 BURST_MS = 100
 """What a rate lets through at once after a pause: what comes in so long, and at least one job. A larger burst would let
 a queue of 10 a minute send 20 in its first; a smaller one would hold a fast queue to one job a turn."""
+
+ROUNDING_MS = 1e-4
+"""More than a sum of intervals is off by. Without it a job that is due would count as not quite due, and nobody would
+wake for it."""
 
 FORGET_KEYS = 1024
 """Keys whose rate is remembered before those that have recovered are sorted out."""
@@ -25,7 +29,7 @@ class Rate(NamedTuple):
     def free(self, used_until: float, now: int) -> int:
         """How many jobs may go now."""
         ahead = max(used_until, now) - now
-        return 0 if ahead > self.slack else int((self.slack - ahead) / self.interval) + 1
+        return max(0, floor((self.slack - ahead + ROUNDING_MS) / self.interval) + 1)
 
     def take(self, used_until: float, now: int, jobs: int) -> float:
         """The schedule after so many jobs."""
@@ -80,6 +84,10 @@ class Keys:
         if self.rate is None or (self.limit and self.running.get(key, 0) >= self.limit):
             return None
         return self.rate.next_at(self._used_until.get(key, 0.0))
+
+    def hold(self, key: bytes) -> None:
+        """One more is in flight, and is none that goes now."""
+        self.running[key] = self.running.get(key, 0) + 1
 
     def took(self, key: bytes, jobs: int, now: int) -> None:
         """So many go."""

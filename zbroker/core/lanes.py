@@ -252,6 +252,8 @@ class Ring:
 
     def let_all_go(self) -> None:
         """What keys may do has changed: see anew which may go."""
+        self._wakes.clear()
+        self._waking.clear()
         for key in list(self._held):
             self._let_go(key)
         self._stir()

@@ -86,7 +86,7 @@ def _read_heads(state: State) -> None:
         if is_suspect:
             queue.suspects.add((found.place[0], found.sequence, identifier))
         if is_suspect or found.state is JobState.SCHEDULED:
-            queue.ring.keys.took(lane_key, 1, state.now)
+            queue.ring.keys.hold(lane_key)
             queue.ring.keep(identifier, lane_key)
         else:
             state.tick.rows["heads"][key] = None
@@ -123,7 +123,7 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
                 delivery.external.add(identifier)
             if is_special(header):
                 delivery.special[identifier] = header
-            delivery.queue.ring.keys.took(place_of(header)[1], 1, state.now)
+            delivery.queue.ring.keys.hold(place_of(header)[1])
     if not delivery.ids:
         return None
     delivery.created_ms = created
