@@ -366,7 +366,10 @@ class Bench:
             assert peer.unsettled == sum(delivery.open for delivery in peer.deliveries.values())
             assert peer.alone == any(delivery.alone for delivery in peer.deliveries.values())
             for queue in peer.queues:
-                assert (peer in queue.free) == (peer.credit > 0 and not state.draining), peer.name
+                assert peer in queue.free or peer.credit <= 0 or state.draining, peer.name
+                assert ((peer in queue.free) != (queue in peer.away)) == (peer in queue.workers), peer.name
+        ready = {queue for queue in state.queues.values() if queue.counts.jobs[State.READY] and not queue.paused}
+        assert state.waiting.keys() == ready
         for queue in state.queues.values():
             self._check_keys(queue)
             assert report.counts[f"{queue.name}: leased"] == sum(

@@ -214,3 +214,56 @@ def test_a_drain_stops_deliveries_and_nothing_else() -> None:
     bench.turn()
     assert [peer.one(m.Closing).reason for peer in (producer, worker)] == ["it stops"] * 2
     bench.check()
+
+
+# ---- several queues at one worker
+
+
+def test_a_worker_is_served_from_its_queues_in_turn() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    for name in ("large", "small", "other"):
+        producer.put(name, *(f"{name}{n}" for n in range(30 if name == "large" else 2)))
+    worker = bench.worker("w", "large", "small", "other")
+    served = []
+    for _ in range(8):
+        identifier, fence = worker.job()
+        served.append(identifier)
+        worker.ack(fence, identifier)
+    assert served == ["large0", "small0", "other0", "large1", "small1", "other1", "large2", "large3"]
+    bench.check()
+
+
+def test_a_worker_of_few_queues_takes_its_turn_among_many() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    for n in range(20):
+        producer.put(f"q{n}", *(f"{n}-{m}" for m in range(3)))
+    one, two = bench.worker("one", "q3"), bench.worker("two", "q3", "q7")
+    taken: dict[str, list[str]] = {"one": [], "two": []}
+    for _ in range(6):
+        for worker in (one, two):
+            for identifier, fence in worker.jobs():
+                taken[worker.name].append(identifier)
+                worker.ack(fence, identifier)
+    assert sorted(taken["one"] + taken["two"]) == ["3-0", "3-1", "3-2", "7-0", "7-1", "7-2"]
+    assert set(taken["two"]) >= {"7-0", "7-1", "7-2"}
+    bench.check()
+
+
+def test_the_cost_of_a_settlement_does_not_grow_with_the_queues_that_a_worker_serves() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    names = [f"q{n}" for n in range(1000)]
+    for name in names:
+        producer.put(name, f"{name}-a", f"{name}-b")
+    worker = bench.worker("w", *names)
+    looked_at = []
+    original = dispatch._dispatch_queue
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "_dispatch_queue", lambda *args: looked_at.append(args[1]) or original(*args))
+        for _ in range(50):
+            identifier, fence = worker.job()
+            worker.ack(fence, identifier)
+    assert len(looked_at) <= 150
+    bench.check()

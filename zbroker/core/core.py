@@ -162,7 +162,7 @@ class Core:
         if state.wall >= self._next_sweep:
             self._next_sweep = state.wall + SWEEP_MS
             state.work(peers.sweep_producers(state))
-        if state.hot:
+        if state.hot or state.eager:
             dispatch.dispatch(state)
         return self._close()
 

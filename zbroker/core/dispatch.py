@@ -30,23 +30,57 @@ Taken = tuple[bytes, bytes, Header, Change | None]
 
 
 def dispatch(state: State) -> None:
-    """Hand out what the hot queues have, as far as credit goes. A queue that has more stays hot."""
-    if state.draining:
-        state.hot.clear()
-        return
+    """Hand out what there is for the workers that have credit anew, and what the hot queues have, as far as credit
+    goes. A queue that has more stays hot."""
+    eager, state.eager = state.eager, {}
     hot, state.hot = state.hot, {}
-    passed_over: dict[Queue, None] = {}
+    if state.draining:
+        return
     budget = limits.TURN_DELIVERIES
+    for peer in eager:
+        budget -= _feed(state, peer, budget)
+        if budget <= 0 and peer.credit > 0:
+            state.eager[peer] = None
+    passed_over: dict[Queue, None] = {}
     for queue in hot:
-        if queue.paused:
-            continue
         if budget <= 0:
             passed_over[queue] = None
-            continue
-        if queue.suspects:
-            _dispatch_suspects(state, queue)
-        budget -= _dispatch_queue(state, queue, budget)
+        else:
+            budget -= _dispatch_one(state, queue, budget)
     state.hot = passed_over | state.hot  # they come first in the next turn
+
+
+def _feed(state: State, peer: Peer, budget: int) -> int:
+    """Fill a worker's credit from the queues that it serves, in turn, beginning behind the one that was last; what
+    these have for others with credit goes out as well. Returns how many jobs went out."""
+    out = 0
+    if len(peer.queues) <= len(state.waiting):
+        for _ in range(len(peer.queues)):
+            if out >= budget or peer.credit <= 0:
+                break
+            queue = peer.queues[peer.turn % len(peer.queues)]
+            peer.turn = (peer.turn + 1) % len(peer.queues)
+            if queue in state.waiting:
+                state.waiting.move_to_end(queue)
+                out += _dispatch_one(state, queue, budget - out)
+        return out
+    for _ in range(len(state.waiting)):
+        if out >= budget or peer.credit <= 0 or not state.waiting:
+            break
+        queue = next(iter(state.waiting))
+        state.waiting.move_to_end(queue)
+        if peer in queue.workers:
+            out += _dispatch_one(state, queue, budget - out)
+    return out
+
+
+def _dispatch_one(state: State, queue: Queue, budget: int) -> int:
+    """What a queue has, suspects first; how many jobs went out, suspects not counted."""
+    if queue.paused:
+        return 0
+    if queue.suspects:
+        _dispatch_suspects(state, queue)
+    return _dispatch_queue(state, queue, budget)
 
 
 def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
@@ -66,6 +100,8 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
             state.hot[queue] = None
             break
         want = _credit(queue, plans, min(CHUNK, budget - out, room - out))
+        if want <= 0:
+            break
         entries = ring.take(want, state.tick, state.now)
         jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
@@ -119,11 +155,25 @@ def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
 def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:
     """Credit of the free workers, less what is planned for them already; not counted beyond ``most``."""
     credit = 0
+    gone: list[Peer] = []
     for peer in queue.free:
-        credit += peer.credit - len(plans.get(peer, ()))
+        room = peer.credit - len(plans.get(peer, ()))
+        if room <= 0:
+            gone.append(peer)
+            continue
+        credit += room
         if credit >= most:
-            return most
+            credit = most
+            break
+    for peer in gone:
+        _leave_free(queue, peer)
     return credit
+
+
+def _leave_free(queue: Queue, peer: Peer) -> None:
+    """The worker has no credit left: it comes back to the queue when it has."""
+    del queue.free[peer]
+    peer.away[queue] = None
 
 
 def _assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
@@ -133,51 +183,67 @@ def _assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, lis
         peer = next(iter(free))
         plans.setdefault(peer, []).extend(jobs)
         if peer.credit <= len(plans[peer]):
-            del free[peer]
+            _leave_free(queue, peer)
         return len(jobs)
     if jobs:
-        _STRATEGIES[queue.policy.strategy](state, free, jobs, plans)
+        _STRATEGIES[queue.policy.strategy](state, queue, jobs, plans)
     return len(jobs)
 
 
-def _round_robin(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+def _round_robin(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+    free = queue.free
     for job in jobs:
         peer = next(iter(free))
-        del free[peer]
-        plan = plans.setdefault(peer, [])
-        plan.append(job)
-        if peer.credit > len(plan):
+        while (room := peer.credit - len(plans.get(peer, ()))) <= 0:
+            _leave_free(queue, peer)
+            peer = next(iter(free))
+        plans.setdefault(peer, []).append(job)
+        if room > 1:
+            del free[peer]
             free[peer] = None  # behind the others
+        else:
+            _leave_free(queue, peer)
 
 
-def _least_busy(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+def _able(queue: Queue, plans: dict[Peer, list[Taken]]) -> list[Peer]:
+    """The workers with credit, in the order of their turns."""
+    for peer in [peer for peer in queue.free if peer.credit <= len(plans.get(peer, ()))]:
+        _leave_free(queue, peer)
+    return list(queue.free)
+
+
+def _least_busy(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
     """To the worker of whose capacity the smallest share is leased; among equals, in turn."""
-    heap = [((peer.unsettled + len(plans.get(peer, ()))) / peer.capacity, turn, peer) for turn, peer in enumerate(free)]
+    peers = _able(queue, plans)
+    heap = [
+        ((peer.unsettled + len(plans.get(peer, ()))) / peer.capacity, turn, peer) for turn, peer in enumerate(peers)
+    ]
     heapify(heap)
     turn = len(heap)
     for job in jobs:
         _, _, peer = heap[0]
         plan = plans.setdefault(peer, [])
         plan.append(job)
-        del free[peer]
         if peer.credit > len(plan):
-            free[peer] = None
+            del queue.free[peer]
+            queue.free[peer] = None
             turn += 1
             heapreplace(heap, ((peer.unsettled + len(plan)) / peer.capacity, turn, peer))
         else:
+            _leave_free(queue, peer)
             heappop(heap)
 
 
-def _random(state: State, free: dict[Peer, None], jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
+def _random(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
     """To any worker with credit, each as likely as the others."""
-    peers = list(free)
+    peers = _able(queue, plans)
     for job in jobs:
         place = state.random.randrange(len(peers))
         peer = peers[place]
         plan = plans.setdefault(peer, [])
         plan.append(job)
         if peer.credit <= len(plan):
-            del free[peer]
+            _leave_free(queue, peer)
             peers[place] = peers[-1]
             peers.pop()
 
@@ -360,9 +426,6 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
         queue.used_until = queue.rate.take(queue.used_until, state.now, len(ids))
     if state.followers:
         state.changed.update((identifier, None) for identifier in ids if identifier in state.followers)
-    if peer.credit <= 0:
-        for served in peer.queues:
-            served.free.pop(peer, None)
     state.send(peer, Deliver(queue.name, fence, queue.policy.lease_ms, ids, attempts, records, large))
 
 

@@ -40,6 +40,7 @@ class Peer:
 
     __slots__ = (
         "alone",
+        "away",
         "capacity",
         "congested_until",
         "deliveries",
@@ -55,6 +56,7 @@ class Peer:
         "route",
         "seen",
         "tasks",
+        "turn",
         "unsettled",
         "watched",
         "wedged",
@@ -67,6 +69,8 @@ class Peer:
         self.capacity = 0
         self.unsettled = 0  # jobs delivered and not settled
         self.queues: list[Queue] = []
+        self.away: dict[Queue, None] = {}  # those whose `free` it left when it was found without credit
+        self.turn = 0  # the position in `queues` of the one that is served next
         self.deliveries: dict[int, Delivery] = {}
         self.alone = False  # it holds a suspect, and gets nothing else
         self.seen = False  # it said HELLO since the broker started
@@ -165,7 +169,7 @@ class Queue:
         self.served_ms = 0  # wall clock: when its last worker left; 0: none ever came
         self.options: Options = {}  # what `set` said
         self.workers: dict[Peer, None] = {}
-        self.free: dict[Peer, None] = {}  # workers with credit, in the order of their turns
+        self.free: dict[Peer, None] = {}  # workers in the order of their turns; all that have credit are among them
         self.suspects = ring.aside  # (rank, sequence, id) of ready jobs that lost a worker before
         self.rate: Rate | None = None
         self.used_until = 0.0  # lease clock: until when the rate is used up

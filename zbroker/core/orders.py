@@ -121,6 +121,7 @@ def resume(state: State, arguments: dict[str, Any]) -> dict[str, bool]:
 
 def _open_or_not(state: State, queue: Queue) -> dict[str, bool]:
     state.touched[queue] = None
+    state.waits_or_not(queue)
     return {"paused": queue.paused, "closed": queue.closed}
 
 

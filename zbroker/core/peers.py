@@ -96,10 +96,13 @@ def _serve(state: State, peer: Peer, names: list[str]) -> None:
         if not queue.workers:
             state.touched[queue] = None  # its row says that it is served
         queue.workers[peer] = None
+        queue.free.setdefault(peer)
+    peer.away.clear()
 
 
 def _serves_no_more(state: State, peer: Peer, queue: Queue) -> None:
     queue.free.pop(peer, None)
+    peer.away.pop(queue, None)
     if queue.workers.pop(peer, 0) is None and not queue.workers:
         queue.served_ms = state.wall
         state.touched[queue] = None

@@ -65,6 +65,7 @@ def _read_queues(state: State) -> None:
         queue.paused = row.paused
         queue.closed = row.closed
         queue.served_ms = state.wall if row.served_ms == rows.SERVED else row.served_ms
+        state.waits_or_not(queue)
     for key, value in state.view.scan("meta", rows.META_POLICY, rows.beyond(rows.META_POLICY)):
         queue = state.queue(key[len(rows.META_POLICY) :].decode())
         queue.options = rows.unpack(value)

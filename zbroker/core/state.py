@@ -4,7 +4,7 @@ Everything here is derived from the rows, or is forgotten by a restart on purpos
 deadlines). The functions that change it stand in the modules beside this one, one matter a file.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappush
@@ -87,6 +87,8 @@ class State:
         self.followers: dict[bytes, dict[Peer, None]] = {}  # those of them that are told of changes as well
         self.changed: dict[bytes, dict[Peer, None] | None] = {}  # followed jobs to be told: to these, or (None) to all
         self.hot: dict[Queue, None] = {}  # queues that dispatch should look at
+        self.waiting: OrderedDict[Queue, None] = OrderedDict()  # queues with ready jobs, not paused, in turn
+        self.eager: dict[Peer, None] = {}  # workers that have credit anew
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
         self.next_watch = 0  # lease clock: when peers are to be looked at again
@@ -138,6 +140,14 @@ class State:
         """
         queue.counts.move(before, event, jobs, size)
         self.touched[queue] = None
+        self.waits_or_not(queue)
+
+    def waits_or_not(self, queue: Queue) -> None:
+        """Note whether the queue has jobs for a worker with credit."""
+        if queue.counts.jobs[JobState.READY] and not queue.paused:
+            self.waiting.setdefault(queue)
+        else:
+            self.waiting.pop(queue, None)
 
     def put_back(self, queue: Queue, place: Place, identifier: bytes, change: Change) -> None:
         """A ready job returns to its place; one that lost a worker before waits there apart, as a suspect."""
@@ -239,18 +249,17 @@ class State:
     # ---- workers
 
     def credit_changed(self, peer: Peer) -> None:
-        """Give the peer its place among those with credit, and its queues a look."""
-        if peer.credit > 0 and not self.draining:
-            for queue in peer.queues:
-                queue.free.setdefault(peer, None)
-                if queue.counts.jobs[JobState.READY] and not queue.paused:
-                    self.hot[queue] = None
+        """Let dispatch have a look at the peer, if it has credit. Its place in the queues that it serves is mended when
+        they are looked at: a worker of many queues does not pay for each of them with each job."""
+        if self.draining:
             return
-        for queue in peer.queues:
-            queue.free.pop(peer, None)
-        if peer.reserved and peer.unsettled == 0 and not self.draining:
-            for queue in peer.queues:
-                self.hot[queue] = None
+        if peer.credit > 0:
+            for queue in peer.away:
+                queue.free[peer] = None
+            peer.away.clear()
+            self.eager[peer] = None
+        elif peer.reserved and peer.unsettled == 0:
+            self.hot.update((queue, None) for queue in peer.queues if queue.suspects)
 
     def unreserve(self, queue: Queue) -> None:
         """The queue has no suspect that waits for a worker to run empty: give them their work again."""

@@ -156,7 +156,7 @@ def _workers(state: State, queue: Queue) -> Iterator[Row]:
         text = f"no worker serves queue {queue.name}; the last one left {_span(gone_ms)} ago"
         yield _reason("no_worker", text, gone_ms=gone_ms)
         return
-    if queue.free:
+    if any(peer.credit > 0 for peer in queue.free):
         return
     told = sorted(queue.workers, key=lambda peer: peer.name)
     named = [f"{peer.name} ({_busy(peer)})" for peer in told[: limits.WHY_NAMED]]
