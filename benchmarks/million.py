@@ -47,6 +47,12 @@ class BrokerProcess:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
+    def cpu_seconds(self) -> float:
+        """Processor time so far, user and system."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident(self) -> float:
         """MiB of resident memory."""
         assert self._process is not None
