@@ -295,3 +295,16 @@ def test_orders_that_cannot_be(verb: str, arguments: dict[str, Any]) -> None:
 def test_rates_that_cannot_be(rate: Any) -> None:
     _, producer = dead("a")
     assert producer.refused(m.Order(50, 1, "replay", {"queue": "q", "rate": rate})).code == "invalid"
+
+
+def test_show_tells_the_attempts_that_the_task_allows_also_between_two_runs() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    worker.hello(tasks={"q": {"max_attempts": 2}})
+    producer.put("q", "a", "b", max_attempts=7)
+    producer.put("q", "c")
+    worker.nack(worker.job()[1], "a")
+    assert producer.ask("show", id=b"a")["max_attempts"] == 7
+    for identifier in ("b", "c"):
+        worker.take(m.Deliver)
+        assert producer.ask("show", id=identifier.encode())["max_attempts"] == (7 if identifier == "b" else 2)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from zbroker.core import history
-from zbroker.core.entities import Found
-from zbroker.core.policy import attempts_allowed
+from zbroker.core.entities import NOTHING, Found
+from zbroker.core.policy import Options, attempts_allowed
 from zbroker.core.rows import Change
 from zbroker.core.state import State
 from zbroker.core.states import State as JobState
@@ -26,7 +26,7 @@ def live(state: State, found: Found) -> Row:
         "headers": options.get("headers", {}),
         "unique": options.get("unique"),
         "expires_at": found.expires_ms or None,
-        "max_attempts": attempts_allowed(found.queue.policy, delivery.task if delivery else {}, options),
+        "max_attempts": attempts_allowed(found.queue.policy, _task(found), options),
         "created_at": found.header.created_ms,
         "sequence": found.sequence,
         "cancel_requested": change.cancel,
@@ -44,6 +44,14 @@ def live(state: State, found: Found) -> Row:
         row["reason"] = change.reason
         row["finished_at"] = change.ended_ms
     return row
+
+
+def _task(found: Found) -> Options:
+    """What the task that has the job says of it; while none has it, the task of a worker that could."""
+    if found.delivery is not None:
+        return found.delivery.task
+    worker = next(iter(found.queue.workers), None)
+    return worker.tasks.get(found.queue.name, NOTHING) if worker is not None else NOTHING
 
 
 def finished(ended: history.Ended) -> Row:
