@@ -252,12 +252,15 @@ def test_whole_queues_of_dead_jobs(call: Zclient, broker: str, queue: str) -> No
 def test_workers_are_listed_with_what_they_serve(call: Zclient, broker: str, queue: str) -> None:
     with Client(broker) as client, Consumer(broker, queue, credit=3, name=f"me-{queue}") as consumer:
         job = client.send(queue, 1)
-        assert consumer.get(timeout=20) is not None
+        held = consumer.get(timeout=20)
+        assert held is not None
+        held.progress(0.5, "half")
+        assert next(status for status in client.watch(job.id) if status.progress).progress.text == "half"
         rows = told(call("worker", "list", "--json"))
         assert isinstance(rows, list)
         assert [(row["capacity"], row["leased"]) for row in rows if row["name"] == f"me-{queue}"] == [(3, 1)]
         line = next(line for line in call("worker", "list").out.splitlines() if f"me-{queue}" in line)
-        assert line.split()[-1] == queue
+        assert line.split()[-1] == queue and line.split()[-2] == "ago"
         assert told(call("show", job.id, "--json"))["state"] == "leased"  # type: ignore[index]
 
 

@@ -15,7 +15,11 @@ def worker() -> None:
 @worker.command("list")
 @client_options
 def list_workers() -> None:
-    """List the connected workers, what they serve and how busy they are."""
+    """List the connected workers, what they serve and how busy they are.
+
+    `running for` is the age of the oldest delivery that a worker holds, `last progress` when it last told how far a job
+    is: a worker that is alive and does not get on shows there.
+    """
     with connect() as client:
         workers = [output.with_times(one) for one in client.workers()]
     if settings().json:
@@ -24,7 +28,7 @@ def list_workers() -> None:
         output.print_note("no worker is connected; `zworker run MODULE` starts one")
     else:
         output.print_table(
-            ("id", "name", "capacity", "leased", "connected for", "queues"),
+            ("id", "name", "capacity", "leased", "connected for", "running for", "last progress", "queues"),
             [
                 (
                     one["id"],
@@ -32,11 +36,17 @@ def list_workers() -> None:
                     one["capacity"],
                     one["leased"],
                     output.span(one["connected_for_ms"] / 1000),
+                    _span_or_none(one.get("running_for_ms")),
+                    _span_or_none(one.get("last_progress_ms"), " ago"),
                     " ".join(one["queues"]),
                 )
                 for one in workers
             ],
         )
+
+
+def _span_or_none(milliseconds: int | None, behind: str = "") -> str:
+    return "-" if milliseconds is None else output.span(milliseconds / 1000) + behind
 
 
 @click.command("stats")
