@@ -308,3 +308,149 @@ def test_show_tells_the_attempts_that_the_task_allows_also_between_two_runs() ->
     for identifier in ("b", "c"):
         worker.take(m.Deliver)
         assert producer.ask("show", id=identifier.encode())["max_attempts"] == (7 if identifier == "b" else 2)
+
+
+# ---- what the task of a worker says
+
+
+def serve(bench: Bench, name: str, capacity: int = 1, **task: Any) -> Peer:
+    """A worker of queue q whose task says this of its jobs."""
+    worker = Peer(bench, name, ("q",), capacity)
+    worker.route = bench.new_route(worker)
+    worker.hello(tasks={"q": task} if task else {})
+    return worker
+
+
+def test_the_job_wins_over_the_task_and_the_task_over_the_queue() -> None:
+    bench = Bench(policy={"backoff_jitter": 0.0, "max_attempts": 9})
+    producer = bench.producer()
+    producer.order("set", queue="q", options={"max_attempts": 4, "backoff": "constant", "backoff_min": 7_000})
+    worker = serve(bench, "w", 4, max_attempts=3, backoff="linear", backoff_min=2_000)
+    producer.put("q", "plain")
+    producer.put("q", "own", max_attempts=2, backoff=[50_000])
+    producer.put("q", "part", backoff_min=100)
+    producer.put("q", "capped", backoff_max=1_500)
+    told = {row: producer.ask("show", id=row.encode())["max_attempts"] for row in ("plain", "own", "part")}
+    assert told == {"plain": 3, "own": 2, "part": 3}
+    for identifier, fence in worker.jobs():
+        worker.nack(fence, identifier)
+    names = ("plain", "own", "part", "capped")
+    due = {name: producer.ask("show", id=name.encode())["due_at"] - bench.wall for name in names}
+    assert due == {"plain": 2_000, "own": 50_000, "part": 100, "capped": 1_500}
+    bench.check()
+
+
+def test_what_a_task_says_holds_for_the_jobs_of_its_worker() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    one, two = serve(bench, "one", max_attempts=1), serve(bench, "two")
+    producer.put("q", "a", "b")
+    for worker in (one, two):
+        identifier, fence = worker.job()
+        worker.nack(fence, identifier, delay=60_000)
+    assert bench.counts("q") == {"dead": 1, "scheduled": 1}
+    bench.check()
+
+
+@pytest.mark.parametrize("tells_again", [True, False])
+def test_a_worker_says_it_with_every_hello(tells_again: bool) -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), serve(bench, "w", max_attempts=1)
+    producer.put("q", "a")
+    fence = worker.job()[1]
+    bench.crash()
+    producer.connect()
+    worker.route = bench.new_route(worker)
+    worker.hello([m.Held(fence, [b"a"], [])], tasks={"q": {"max_attempts": 1}} if tells_again else {})
+    worker.nack(fence, "a", delay=60_000)
+    assert bench.counts("q") == ({"dead": 1} if tells_again else {"scheduled": 1})
+    bench.check()
+
+
+def test_the_task_decides_of_a_worker_that_is_lost_as_well() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), serve(bench, "w", max_attempts=1)
+    producer.put("q", "a")
+    worker.cut()
+    bench.core.unreachable(worker.route)
+    bench.advance(1_100)
+    row = producer.ask("show", id=b"a")
+    assert (row["state"], row["reason"]) == ("dead", "attempts")
+    bench.check()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"max_attempts": 0},
+        {"backoff": "never"},
+        {"backoff_jitter": 2},
+        {"max_run": 5},
+        {"priority": 1},
+        {"backoff": []},
+    ],
+)
+def test_task_options_that_cannot_be(task: dict[str, Any]) -> None:
+    bench = Bench()
+    worker = Peer(bench, "w", ("q",), 1)
+    worker.route = bench.new_route(worker)
+    worker.send(m.Hello(1, worker.incarnation, "w", 1, ["q"], [], 0, {}, {"q": task}))
+    failure = worker.one(m.Failure)
+    assert (failure.number, failure.code) == (0, "invalid") and "q" in failure.text
+    assert not bench.core.state.peers
+
+
+# ---- what burns an attempt, and what does not
+
+
+def test_the_wish_of_a_worker_has_no_cap_but_ten_years() -> None:
+    bench = Bench(policy={"backoff_max_ms": 5_000})
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=2)
+    producer.put("q", "a", "b")
+    fence = worker.one(m.Deliver).fence
+    worker.nack(fence, "a", delay=3_600_000)
+    worker.nack(fence, "b", delay=1 << 50)
+    due = [producer.ask("show", id=name)["due_at"] - bench.wall for name in (b"a", b"b")]
+    assert due == [3_600_000, limits.MAX_DELAY_MS]
+    bench.check()
+
+
+@pytest.mark.parametrize("delay", [-1, 1.5, "soon", True, None])
+def test_a_wish_that_cannot_be_is_no_wish(delay: Any) -> None:
+    bench = Bench(policy={"backoff_jitter": 0.0})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    worker.nack(worker.job()[1], "a", delay=delay)
+    assert producer.ask("show", id=b"a")["due_at"] == bench.wall + 1_000
+
+
+def test_attempts_are_burnt_by_failures_alone() -> None:
+    bench = Bench(policy={"poison_losses": 10})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", max_attempts=3)
+    attempts = []
+    for end in ("release", "never began", "snooze", "nack", "restart", "goodbye", "lease", "release"):
+        delivery = worker.one(m.Deliver)
+        attempts.append(delivery.attempts[0])
+        if end == "release":
+            worker.release(delivery.fence, "a")
+        elif end == "never began":
+            worker.settle(m.Outcome.RELEASE, delivery.fence, "a", values=[True])
+        elif end == "snooze":
+            worker.snooze(delivery.fence, "a", delay=0)
+        elif end == "nack":
+            worker.nack(delivery.fence, "a", delay=0)
+        elif end == "restart":
+            bench.crash()
+            producer.connect()
+            bench.advance(5_100)
+            worker.connect()
+        elif end == "goodbye":
+            worker.send(m.Goodbye())
+            worker.connect()
+        else:
+            bench.advance(30_000)
+            worker.connect()
+    assert attempts == [1, 1, 1, 1, 2, 2, 2, 3]
+    assert worker.one(m.Deliver).attempts == [3]
+    bench.check()
