@@ -15,7 +15,7 @@ import pytest
 from tests.test_import_rules import RULES
 from zbroker import config
 from zbroker import limits as broker_limits
-from zbroker.core import orders, put, queries, settle
+from zbroker.core import listings, orders, queries, settle
 from zbroker.core.core import Core
 from zbroker.core.state import Settings
 from zbroker.core.tick import Tick
@@ -24,6 +24,7 @@ from zbroker.storage.memory import MemoryStore
 from zclient import errors
 from zclient.protocol import codec, limits
 from zclient.protocol import messages as m
+from zclient.protocol.options import JOB_OPTIONS, QUEUE_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("zbroker", "zclient", "zworker")
@@ -163,10 +164,11 @@ def test_protocol_lists_every_command_with_its_number_and_fields() -> None:
 def test_protocol_lists_every_outcome_verb_and_option() -> None:
     _, outcomes, questions, changes = tables("protocol.md", "3. Commands from a peer")
     assert {row[1].partition(":")[0]: int(row[0]) for row in outcomes} == {o.name.lower(): o.value for o in m.Outcome}
-    assert {row[0] for row in questions} == {*queries._VERBS, *queries._LISTINGS}
+    assert {row[0] for row in questions} == {*queries._VERBS, *listings.LISTINGS, "dead_groups"}
     assert {verb for row in changes for verb in row[0].split(", ")} == orders._VERBS.keys()
-    (options,) = re.findall(r"^Options: (.+)$", page("protocol.md"), re.MULTILINE)
-    assert set(names(options)) == put._OPTIONS.keys()
+    of_jobs, of_queues = tables("protocol.md", "8. Options")
+    assert [name for row in of_jobs for name in row[0].split(", ")] == list(JOB_OPTIONS)
+    assert [name for row in of_queues for name in row[0].split(", ")] == list(QUEUE_OPTIONS)
 
 
 def test_protocol_lists_every_failure() -> None:
@@ -204,6 +206,8 @@ LIMITS = {
     "capacity": f"{limits.MAX_CAPACITY:,}",
     "watched jobs of a peer": f"{limits.MAX_WATCHED_PER_PEER:,}",
     "error text": f"{limits.MAX_ERROR_CHARS:,} characters",
+    "text of progress": f"{limits.MAX_PROGRESS_CHARS:,} characters",
+    "entries in one PROGRESS": f"{limits.MAX_ORDER_IDS:,}",
     "traceback": f"{limits.MAX_TRACEBACK_CHARS:,} characters",
     "page of a listing": f"{limits.MAX_PAGE:,} rows",
     "delay, snooze": f"{limits.MAX_DELAY_MS // (366 * 86_400_000)} years",
@@ -237,7 +241,8 @@ def test_storage_lists_every_keyspace_and_every_error() -> None:
 def shown(name: str) -> str:
     """The default of a setting as the page writes it."""
     default = config.SETTINGS[name].default
-    return ",".join(default) if isinstance(default, tuple) else str(default).lower()
+    text = ",".join(default) if isinstance(default, tuple) else str(default).lower()
+    return "-" if default in ("", {}) else text
 
 
 def test_operating_lists_every_setting_with_its_default() -> None:

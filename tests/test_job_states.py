@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tools.job_states import PAGE, meanings, movers, page
-from zbroker.core.states import COUNTED, TRANSITIONS, Counts, Event, IllegalTransition, State
+from zbroker.core.states import COUNTED, TRANSITIONS, WAITING, Counts, Event, IllegalTransition, State
 
 
 def test_the_page_is_what_the_table_generates() -> None:
@@ -31,10 +31,22 @@ def test_what_the_table_does_not_list_is_an_error(before: State | None, event: E
     counts = Counts()
     if before in COUNTED:
         counts.jobs[before] = 1
+    if before in WAITING:
+        counts.sizes[before] = 100
     if (before, event) in TRANSITIONS:
-        counts.move(before, event)
+        counts.move(before, event, 1, 100)
         after = TRANSITIONS[before, event]
         assert counts.jobs == {state: int(state is after) for state in COUNTED}
+        assert counts.sizes == {state: 100 * (state is after) for state in WAITING}
     else:
         with pytest.raises(IllegalTransition):
-            counts.move(before, event)
+            counts.move(before, event, 1, 100)
+
+
+def test_fewer_than_no_jobs_and_bytes_are_an_error() -> None:
+    counts = Counts()
+    with pytest.raises(IllegalTransition):
+        counts.move(State.READY, Event.DELIVER, 1, 0)
+    counts.move(None, Event.PUT, 1, 100)
+    with pytest.raises(IllegalTransition):
+        counts.move(State.READY, Event.DELIVER, 1, 101)
