@@ -208,3 +208,33 @@ def test_two_hosts_work_as_they_stand(start: Start, tmp_path: Path) -> None:
     here = endpoint.replace("0.0.0.0", "127.0.0.1")
     start(*one_line(run_worker.replace("tcp://queue-host:5555", here)), cwd=tmp_path)
     assert output(*one_line(send.replace("tcp://queue-host:5555", here)), cwd=tmp_path) == ["Hello, Ada!"]
+
+
+def test_following(endpoint: str) -> None:
+    assert example("following.py", endpoint) == [
+        "ended as done and told of pages on the way: True",
+        "result: 3 pages",
+        "kept with the job: 100% page 3 of 3",
+        "waiting job: cancelled",
+        "running job: leased",
+        "and then: cancelled with the wish kept: True",
+        "listed: ['cancelled', 'cancelled']",
+        "ended as done",
+        "its result is not kept",
+    ]
+
+
+def test_policies(endpoint: str) -> None:
+    assert example("policies.py", endpoint) == [
+        "lease = 1m (set)",
+        "rate = 10/1m (set)",
+        "max_attempts = 5 (default)",
+        "full: 3 of at most 3 jobs wait in queue print",
+        "1: no worker serves queue print, and none ever did",
+        "2: queue print is paused",
+        "done: page 1",
+        "3: rate limit of queue print",
+        "done: page 2 and page 3",
+        "closed: queue print takes no new jobs: it is being drained",
+        "purged: 1",
+    ]
