@@ -376,7 +376,9 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
             if kept:
                 keys.hold(place[1])
             continue
-        keys.kept.pop(identifier, None)
+        if kept:
+            del keys.kept[identifier]
+            state.tick.rows["heads"][rows.head_key(queue.name, place[1], identifier)] = None
         keys.took(place[1], 1, state.now)
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)

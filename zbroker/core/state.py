@@ -160,14 +160,14 @@ class State:
 
     def give(self, queue: Queue, key: bytes, jobs: int) -> None:
         """So many jobs of the key are in flight no more."""
-        if queue.ring.give(key, jobs):
+        if queue.ring.give(key, jobs) or queue.suspects:
             self.hot[queue] = None
 
     def unkeep(self, queue: Queue, identifier: bytes, key: bytes) -> None:
         """A waiting job goes, or becomes ready: its key waits for it no longer, if it did."""
         if identifier in queue.ring.keys.kept:
-            self.tick.rows["heads"][rows.head_key(queue.name, key)] = None
-            if queue.ring.unkeep(identifier):
+            self.tick.rows["heads"][rows.head_key(queue.name, key, identifier)] = None
+            if queue.ring.unkeep(identifier) or queue.suspects:
                 self.hot[queue] = None
 
     def wake_later(self, queue: Queue, at: int) -> None:
