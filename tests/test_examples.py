@@ -93,6 +93,9 @@ def test_hello(start: Start, endpoint: str) -> None:
 def test_retries_and_dead(endpoint: str) -> None:
     assert example("retries_and_dead.py", endpoint) == [
         "https://example.org answered at attempt 3",
+        "ada in sync at attempt 3",
+        "sync unknown: rejected",
+        "sync grace: attempts",
         "order: 6",
         "order failed: nobody orders 0 of a thing",
         "order failed: no price for coffee",
@@ -146,6 +149,44 @@ def test_embedded_in_a_service(start: Start, tmp_path: Path) -> None:
 def test_local_broker_test() -> None:
     told = output(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "local_broker_test.py", cwd=EXAMPLES)
     assert told[0].startswith("... ")
+
+
+def test_expiry(endpoint: str) -> None:
+    assert example("expiry.py", endpoint) == [
+        "no worker yet, quote is dead: expired, never begun",
+        "kept back, quote is scheduled",
+        "COFFEE at 17",
+        "TEA traded at attempt 1",
+        "COCOA at 17",
+        "report is dead: attempts, timeout",
+        "imported at attempt 2",
+        "TEA at 17",
+    ]
+
+
+def test_unique(endpoint: str) -> None:
+    assert example("unique.py", endpoint) == [
+        "the same job: True True",
+        "edit 1 was replaced",
+        "order 17 is done",
+        "edit 3 is done",
+        "order 17, again is done",
+        "mail to ada is done",
+        "the second mail is the first: True",
+        "another job under that id is refused",
+    ]
+
+
+def test_dead_letters(endpoint: str) -> None:
+    assert example("dead_letters.py", endpoint) == [
+        "20 dead: attempts, ConnectionError, the mail server is down",
+        "1 dead: rejected, ValueError, no address: nobody",
+        "twenty at forty a second take nearly half a second: True",
+        "mail to reader19@example.org",
+        "still dead: ['rejected']",
+        "moved to payment-by-hand",
+        "order 17 by hand, since payment said: RuntimeError: order 17: card refused",
+    ]
 
 
 RUN_ELSEWHERE = {"exactly_once": "tests/kill_loop", "own_store": "tests/storage/test_own_store.py"}
