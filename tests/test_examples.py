@@ -218,7 +218,7 @@ def one_line(block: str) -> list[str]:
 
 
 def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None:
-    install, start_broker, run_worker, send, look = blocks("Quickstart", "sh")
+    install, start_broker, run_worker, send, look, say = blocks("Quickstart", "sh")
     tasks, program = blocks("Quickstart", "python")
     assert one_line(install) == ["pip", "install", "."]  # tried by `make build`
 
@@ -239,6 +239,11 @@ def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None
     assert queues[1].startswith("greet ")
     assert len(workers) == len(scheduled) == 2  # a head, and one line each
     assert '"done": 1002,' in "\n".join(stats)
+    _, policy = [output(*one_line(line), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint) for line in say.splitlines()]
+    assert [line.split() for line in policy if line.startswith(("rate", "key_limit"))] == [
+        ["key_limit", "1", "set"],
+        ["rate", "100", "set"],
+    ]
 
 
 def test_two_hosts_work_as_they_stand(start: Start, tmp_path: Path) -> None:
