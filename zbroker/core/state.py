@@ -94,6 +94,7 @@ class State:
         self.next_watch = 0  # lease clock: when peers are to be looked at again
         self.wakes: list[tuple[int, str]] = []  # a heap of (lease clock, queue): when a rate lets it go on
         self.retain_at = NEVER  # wall clock: when queues that keep dead jobs for a time are to be looked at
+        self.retaining = False  # they are being looked at, in slices
         self.next_due = 0  # wall ms of the earliest timer; far away if none
         self.timers_from = b""  # no timer row lies before this key
         self.works: deque[Steps] = deque()  # slow work under way
