@@ -284,3 +284,28 @@ def test_policies(endpoint: str) -> None:
         "closed: queue print takes no new jobs: it is being drained",
         "purged: 1",
     ]
+
+
+def test_fair_keys(endpoint: str) -> None:
+    assert example("fair_keys.py", endpoint) == [
+        "a large tenant and a small one: urgent large small large small large large",
+        "three turns for who pays: free paying paying paying free paying paying paying free free",
+        "order 7: made, not paid, paid, sent, closed,",
+        "order 8 did not wait for it: True",
+    ]
+
+
+def test_limits() -> None:
+    assert output(sys.executable, "limits.py", cwd=EXAMPLES) == [
+        "0s later: 1 calls are done",
+        "6s later: 2 calls are done",
+        "54s later: 11 calls are done",
+        "rate limit of queue calls",
+        "builds that run: 4",
+        "in-flight limit 4/4 of queue builds is reached",
+        "without that limit: 6",
+        "key limit 2/2 of key 'ada'",
+        "refused whole: 2 of at most 3 jobs wait in queue mails",
+        "waiting: 3",
+        "builds done: 9",
+    ]
