@@ -42,6 +42,8 @@ class Broker(RuleBasedStateMachine):
     serves = QUEUES
     """The queues of a worker that serves all."""
 
+    first_task: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (nobody changes it): of the workers there are at first
+
     @initialize(
         window=st.sampled_from([1, 3, 100]),
         jobs=st.sampled_from([2, 10, 1000]),
@@ -49,8 +51,9 @@ class Broker(RuleBasedStateMachine):
         fresh=st.sampled_from([0, 40, 10_000]),
         keep=st.sampled_from([0, 3, 1000]),
         seed=st.integers(0, 3),
+        data=st.data(),
     )
-    def start(self, window: int, jobs: int, lanes: int, fresh: int, keep: int, seed: int) -> None:
+    def start(self, window: int, jobs: int, lanes: int, fresh: int, keep: int, seed: int, data: Any) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(limits, "BLOCK_JOBS", 3)
         self.patch.setattr(limits, "STEP_ROWS", 2)
@@ -80,9 +83,13 @@ class Broker(RuleBasedStateMachine):
         self.ended: dict[bytes, str] = {}
         self.settled: dict[tuple[int, bytes], int] = {}  # accepted: (fence, id) -> outcome
         self.highest_fence = 0
+        self.begin_with(data)
         for queues in (("q",), ("q", "r")):
-            self.join(queues, 3)
+            self.connect_worker(queues, 3, self.first_task)
             self.put_new(0, queues[-1], 6, {}, "")
+
+    def begin_with(self, data: Any) -> None:
+        """The broker is there, and nobody has sent a job."""
 
     def make_bench(self, **settings: Any) -> Bench:
         return Bench(**settings)

@@ -24,41 +24,42 @@ RETRIES: dict[str, list[Any]] = {
     "backoff_max": [600, 5_000],
     "backoff_jitter": [0, 0.5, 1],
 }
-OF_A_JOB: dict[str, list[Any]] = {
-    **RETRIES,
-    "ttl": [0, 300, 3_000],
+OF_A_JOB: dict[str, list[Any]] = {**RETRIES, "ttl": [0, 300, 3_000]}
+UNIQUE: dict[str, list[Any]] = {
     "unique": ["u", "u", "u", "v"],
-    "unique_for": ["done", "waiting", 900, 30_000],
+    "unique_for": ["done", "done", "waiting", 900, 30_000],
     "on_conflict": ["existing", "replace", "debounce"],
 }
+# What is no limit has no value here: `unset` leads back to it.
 OF_A_QUEUE: dict[str, list[Any]] = {
     **RETRIES,
-    "lease": [500, 10_000],
-    "max_run": [0, 2_000],
-    "ttl": [0, 400, 4_000],
-    "on_expiry": ["dead", "drop"],
-    "delivery": ["at_least_once", "at_most_once"],
-    "strategy": ["round_robin", "least_busy", "random"],
+    "lease": [500],
+    "max_run": [2_000],
+    "ttl": [400, 4_000],
+    "on_expiry": ["drop"],
+    "delivery": ["at_most_once"],
+    "strategy": ["least_busy", "random"],
     "key_limit": [0, 1, 2],
-    "key_weights": [{}, {"a": 3}],
-    "in_flight_limit": [0, 1, 3],
-    "rate": [0, [1, 300], [20, 1_000], [100, 1_000]],
-    "key_rate": [0, [1, 300], [20, 1_000], [100, 1_000]],
-    "max_jobs": [0, 3, 10],
-    "max_bytes": [0, 150, 600],
-    "keep_done": [0, 1_000, 3_600_000],
-    "keep_dead": [0, 2_000],
-    "keep_dead_count": [0, 1, 3],
-    "dead_to": ["", "d"],
+    "key_weights": [{"a": 3}],
+    "in_flight_limit": [1, 3],
+    "rate": [[1, 300], [20, 1_000], [100, 1_000]],
+    "key_rate": [[1, 300], [20, 1_000], [100, 1_000]],
+    "max_jobs": [3, 10],
+    "max_bytes": [150, 600],
+    "keep_done": [0, 1_000],
+    "keep_dead": [2_000],
+    "keep_dead_count": [1, 3],
+    "dead_to": ["d"],
     "poison_losses": [1, 3],
 }
 DEFAULTS = QueuePolicy(**POLICY)
 
 
 def mixes(options: dict[str, list[Any]], most: int) -> st.SearchStrategy[dict[str, Any]]:
-    """A few of the options with values."""
-    pairs = [(name, value) for name, values in options.items() for value in values]
-    return st.lists(st.sampled_from(pairs), max_size=most).map(dict)
+    """A few of the options with values, each option as likely as the others."""
+    return st.lists(st.sampled_from(sorted(options)), max_size=most, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries({name: st.sampled_from(options[name]) for name in names})
+    )
 
 
 class Coming(Broker):
@@ -114,13 +115,17 @@ class Coming(Broker):
     def put(  # type: ignore[override]
         self, index: int, queue: str, jobs: int, priority: int, key: str, delay: int, data: Any, crash: str
     ) -> None:
-        options: dict[str, Any] = data.draw(mixes(self.of_a_job, 4))
-        if "unique" not in options:
-            options = {name: value for name, value in options.items() if name not in ("unique_for", "on_conflict")}
+        options: dict[str, Any] = data.draw(mixes(self.of_a_job, 2))
         options |= {"priority": priority} if priority else {}
         options |= {"key": key} if key else {}
         options |= {"delay": delay} if delay else {}
         self.put_new(index, queue, jobs, options, crash)
+
+    @rule(queue=st.sampled_from(QUEUES), jobs=st.sampled_from([1, 1, 2]), key=KEYS, data=st.data(), crash=CRASHES)
+    def put_unique(self, queue: str, jobs: int, key: str, data: Any, crash: str) -> None:
+        options = {name: data.draw(st.sampled_from(values)) for name, values in UNIQUE.items()}
+        options |= {"delay": 500} if data.draw(st.integers(0, 3)) == 3 else {}
+        self.put_new(1, queue, jobs, options | ({"key": key} if key else {}), crash)
 
     def before_put(self, message: m.Put) -> Any:
         group = message.groups[0]

@@ -42,7 +42,7 @@ class Options(Coming):
         self.meters: dict[tuple[str, str | None], Meter | None] = {}  # (queue, key; None: all) -> what went
         self.told: dict[bytes, dict[str, Any]] = {}  # what CHANGED last said
         self.before: dict[bytes, Found] = {}  # the live jobs after the last step
-        self.expected_waits: dict[bytes, tuple[int, int]] = {}
+        self.expected_waits: dict[bytes, tuple[int, int, bool]] = {}  # least, most, and whether it was the last run
         bench = LoggedBench(queues=self.declared, **settings)
         bench.on_deliver = self.delivered
         bench.lowered = True  # `delivered` knows when a limit may be passed: never by a delivery
@@ -52,6 +52,11 @@ class Options(Coming):
     def fixed(self, queue: str, option: str) -> Any:
         """The value of an option that the machine never changes; None if it does."""
         return None if option in self.settable else self.policy(queue).value(option)
+
+    def begin_with(self, data: Any) -> None:
+        self.first_task = {queue: data.draw(mixes(RETRIES, 3)) for queue in QUEUES}
+        for queue in QUEUES:
+            self.set_some(queue, data, "")
 
     def crashed(self) -> None:
         self.told.clear()
@@ -140,6 +145,25 @@ class Options(Coming):
     def join_with_tasks(self, queues: tuple[str, ...], capacity: int, task: dict[str, Any]) -> None:
         self.connect_worker(queues, capacity, {"q": task} if task else {})
 
+    @precondition(lambda self: len(self.workers) < 5)
+    @rule(ms=st.sampled_from([400, 3_000]), queue=st.sampled_from(QUEUES))
+    def join_late(self, ms: int, queue: str) -> None:
+        """A worker comes in the first turn after a while: more falls due in it than one turn does."""
+        self.bench.now += ms
+        self.bench.wall += ms
+        self.connect_worker((queue,), 3, {})
+
+    @precondition(lambda self: any(worker.connected and worker.held for worker in self.workers))
+    @rule(data=st.data())
+    def a_worker_is_lost(self, data: Any) -> None:
+        """What it held is lost; an empty worker takes its place."""
+        lost = data.draw(st.sampled_from([worker for worker in self.workers if worker.connected and worker.held]))
+        lost.cut()
+        self.bench.core.unreachable(lost.route)
+        self.workers.remove(lost)
+        self.advance(1_100)
+        self.connect_worker(tuple(lost.queues), lost.capacity, lost.tasks)
+
     def values(self, data: Any, outcome: m.Outcome, ids: list[bytes]) -> list[Any] | None:
         if outcome is m.Outcome.RELEASE:
             return [data.draw(st.sampled_from([None, True])) for _ in ids]
@@ -161,23 +185,26 @@ class Options(Coming):
         """Remember between what the wait of a job that now fails must lie, if it is tried again."""
         found = self.bench.core.state.find(identifier)
         assert found is not None and found.delivery is not None
-        if delay is not None:
-            self.expected_waits[identifier] = (delay, delay)
-            return
-        names = {name: self.policy(found.queue.name).value(name) for name in RETRIES}
+        policy = self.policy(found.queue.name)
+        names = {name: policy.value(name) for name in RETRIES}
         said = {**names, **found.delivery.peer.tasks.get(found.queue.name, {}), **found.header.options}
         runs = found.changed().runs + 1
+        is_last = policy.once or runs >= said["max_attempts"]
         longest = longest_wait(said["backoff"], said["backoff_min"], said["backoff_max"], runs)
-        self.expected_waits[identifier] = (int(longest * (1 - said["backoff_jitter"])), longest)
+        least = int(longest * (1 - said["backoff_jitter"]))
+        self.expected_waits[identifier] = (delay or least, delay or longest, is_last)
 
     @precondition(lambda self: any(worker.connected and worker.held for worker in self.workers))
     @rule(data=st.data())
     def fail_one(self, data: Any) -> None:
         """A nack, and the wait that follows it."""
         self.settle(data, m.Outcome.NACK, late=False, crash="")
-        for identifier, (least, most) in self.expected_waits.items():
+        for identifier, (least, most, is_last) in self.expected_waits.items():
             found = self.bench.core.state.find(identifier)
+            if found is not None and found.state is State.DEAD and found.changed().reason == "attempts":
+                assert is_last
             if found is not None and found.state is State.SCHEDULED and found.changed().outcome == m.Outcome.NACK:
+                assert not is_last
                 assert least <= found.changed().due_ms - self.bench.wall <= most
                 if self.policy(found.queue.name).key_limit == 1:
                     key = head_key(found.queue.name, found.place[1], identifier)
@@ -200,6 +227,9 @@ class Options(Coming):
 
     @rule(queue=st.sampled_from(QUEUES), data=st.data(), crash=CRASHES)
     def set_options(self, queue: str, data: Any, crash: str) -> None:
+        self.set_some(queue, data, crash)
+
+    def set_some(self, queue: str, data: Any, crash: str) -> None:
         options = data.draw(mixes(self.settable, 5))
         if options:
             self.change_policy("set", queue, options, crash)
@@ -233,15 +263,12 @@ class Options(Coming):
             source = "set" if name in own else "config" if name in declared else "default"
             assert tuple(told[name]) == (policy.value(name), source), name
 
-    @rule(queue=st.sampled_from(QUEUES))
-    def ask_for_policy(self, queue: str) -> None:
+    @rule(queue=st.sampled_from(QUEUES), drains=st.booleans())
+    def ask_or_drain(self, queue: str, drains: bool) -> None:
         if queue in self.bench.core.state.queues:
             self.is_told(queue, self.producer(1).ask("queue", queue=queue)["policy"])
-
-    @rule(queue=st.sampled_from(QUEUES))
-    def drain(self, queue: str) -> None:
-        if queue in self.bench.core.state.queues:
-            assert self.order("drain", "", queue=queue)["closed"]
+            if drains:
+                assert self.order("drain", "", queue=queue)["closed"]
 
     @rule(
         queue=st.sampled_from((*QUEUES, "d")),
