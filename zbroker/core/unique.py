@@ -47,7 +47,8 @@ def claim(state: State, queue: str, identifier: bytes, options: Options) -> None
 
 
 def release(state: State, queue: str, identifier: bytes, options: Options, *, ran: bool = False) -> None:
-    """The job is over, or for `waiting` delivered: the text is free, unless it is taken for a time and the job ran."""
+    """The job is over, or for `waiting` delivered: the text is free, unless it is taken for a time and the job ``ran``
+    to an end of its own, good or bad. Who cancels a job, or drops one that expired, sets its text free."""
     text = options.get("unique")
     if text is None or (ran and isinstance(options.get("unique_for"), int)):
         return
