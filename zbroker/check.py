@@ -175,11 +175,10 @@ class _Check:
             queue, text = key.split(b"\0", 1)
             row = rows.UniqueRow(*rows.unpack(value))
             if row.until_ms:
-                first = rows.timer_key(row.until_ms, row.id, rows.TIMER_UNIQUE)
-                timers = [
-                    rows.TimerRow(*rows.unpack(timer)) for _, timer in self._store.scan("timers", first, first + END)
-                ]
-                if not any((timer.queue.encode(), timer.key) == (queue, text) for timer in timers):
+                first = rows.timers_prefix(row.until_ms, rows.TIMER_UNIQUE)
+                found = self._store.scan("timers", first, rows.beyond(first))
+                timers = [rows.TimerRow(*rows.unpack(timer)) for _, timer in found]
+                if not any((timer.queue.encode(), timer.key, timer.ids) == (queue, text, [row.id]) for timer in timers):
                     self._report.fault(f"no timer sets free the unique text {_text(text)} of {_text(row.id)}")
                 continue
             ((_, record, change),) = self._read([row.id])

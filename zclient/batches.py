@@ -6,7 +6,7 @@ The procedure behind `send_many`, and the cutting of its payloads. It runs as th
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from zclient.errors import OutcomeUnknown, ProtocolFault, Refused, ZError
+from zclient.errors import OutcomeUnknown, ProtocolFault, QueueFull, Refused, ZError
 from zclient.handles import Jobs, as_text
 from zclient.jobs import IdRun, IdRuns, IdSource, encode_payload
 from zclient.protocol import limits
@@ -141,6 +141,8 @@ class Pipeline:
                 self._confirmed.add(batch.run)
                 self._learn(request.value)
                 progress = True
+            elif self._is_worth_halving(batch, request.error):
+                left += self._halves(batch, now)
             else:
                 self._failure = self._failure or request.error.with_traceback(None)
                 if isinstance(request.error, OutcomeUnknown):
@@ -150,6 +152,22 @@ class Pipeline:
             # Those behind it had to wait until it was through: their own time begins now.
             for batch in left:
                 batch.until_ms = max(batch.until_ms, now + self._timeout_ms)
+
+    def _is_worth_halving(self, batch: _Batch, error: ZError) -> bool:
+        """Whether the batch as a whole is more than may ever wait in its queue, and its jobs one by one may be not."""
+        never = isinstance(error, QueueFull) and error.retry_after is None
+        return never and batch.run.count > 1 and self._failure is None
+
+    def _halves(self, batch: _Batch, now: float) -> list[_Batch]:
+        run, group, middle = batch.run, batch.group, batch.run.count // 2
+        parts = (slice(middle), slice(middle, None))
+        runs = (IdRun(run.prefix, run.first, middle), IdRun(run.prefix, run.first + middle, run.count - middle))
+        halves = []
+        for part, half in zip(parts, runs, strict=True):
+            smaller = group._replace(ids=group.ids[part], payloads=group.payloads[part])
+            halves.append(_Batch(half, smaller, batch.until_ms))
+            halves[-1].request = self._session.put([smaller], now)
+        return halves
 
     def _learn(self, answer: Any) -> None:
         try:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from zclient.jobs import IdRuns, decode_payload, moment
+from zclient.options import written_options
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
@@ -42,7 +43,7 @@ class JobStatus:
 
     ``attempts`` counts its runs, ``attempt_log`` tells of those that failed, oldest first, each a map with the error,
     worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed. It does not begin after
-    ``expires_at``.
+    ``expires_at``. ``options`` are the other options that it was sent with, as people write them.
     """
 
     id: str
@@ -53,6 +54,7 @@ class JobStatus:
     key: str | None = None
     unique: str | None = None
     headers: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
@@ -94,6 +96,7 @@ class JobStatus:
             key=row.get("key"),
             unique=row.get("unique") or None,
             headers=row.get("headers") or {},
+            options=written_options(row.get("options") or {}),
             created_at=moment(row.get("created_at")),
             due_at=moment(row.get("due_at")),
             expires_at=moment(row.get("expires_at")),

@@ -13,7 +13,7 @@ from typing import Any
 
 from zclient.durations import duration_ms, format_duration
 from zclient.errors import InvalidArgument
-from zclient.protocol.options import MAX_BACKOFF_STEPS, QUEUE_OPTIONS, Option
+from zclient.protocol.options import JOB_OPTIONS, MAX_BACKOFF_STEPS, QUEUE_OPTIONS, Option
 
 _SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d{1,18})\s*([A-Za-z]*)", re.ASCII)
@@ -65,6 +65,14 @@ def written_value(option: Option, value: Any) -> Any:
     """A value of the wire as people write it: `wire_value` reads it."""
     writer = _WRITERS.get(option.kind)
     return value if writer is None else writer(value)
+
+
+def written_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a job as people write them; one that this library does not know is left as it is."""
+    return {
+        name: written_value(JOB_OPTIONS[name], value) if name in JOB_OPTIONS else value
+        for name, value in options.items()
+    }
 
 
 # ---- reading, one kind of value each

@@ -54,6 +54,9 @@ class Supervisor:
         self._command = list(command)
         self._children = [_Child(number) for number in range(count)]
         self._watch = watch
+        # Python takes compiled code for new by the second and the size of its source: a change within a second of the
+        # start, that leaves the size as it was, would not be seen. What is reloaded is compiled each time.
+        self._environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} if watch is not None else None
         self._stops = 0
         self._reloading = False
         self._exit_code = 0
@@ -97,7 +100,9 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 self._ended(child, child.process.returncode, now)
             if child.process is None and not self._stops and now >= child.start_at:
-                child.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, process_group=0)
+                child.process = subprocess.Popen(
+                    self._command, stdin=subprocess.PIPE, process_group=0, env=self._environment
+                )
                 child.started = now
         if not any(child.process for child in self._children):
             self._reloading = False

@@ -8,7 +8,8 @@ import pytest
 
 from tests.client.echo import Echo
 from tests.system.processes import BrokerProcess
-from zclient import Client, InvalidArgument, OutcomeUnknown
+from zclient import Client, InvalidArgument, OutcomeUnknown, QueueFull
+from zworker import Consumer
 
 
 def test_many_jobs_are_a_sequence_in_their_order(client: Client) -> None:
@@ -108,3 +109,30 @@ def test_a_crash_in_the_middle_of_many_loses_and_doubles_nothing(own_broker: Bro
             assert done.wait(60)
             jobs[-1].result(timeout=30)
         assert sorted(seen) == list(range(30_000))
+
+
+def test_more_jobs_than_a_queue_may_hold_go_in_as_it_is_worked_off(broker: BrokerProcess, client: Client) -> None:
+    client.set_queue("narrow", max_jobs=20)
+    served = 0
+    with Consumer(broker.endpoint, "narrow", credit=5) as consumer:
+
+        def serve() -> None:
+            nonlocal served
+            for job in consumer:
+                job.ack()
+                served += 1
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        jobs = client.send_many("narrow", range(137), timeout=30)
+        assert len(jobs) == 137 and jobs[-1].result(timeout=30) is None
+        consumer.close()
+        thread.join(30)
+    assert served == 137 and not thread.is_alive()
+
+
+def test_a_job_that_never_fits_is_refused_at_once(client: Client) -> None:
+    client.set_queue("tiny", max_bytes=100)
+    with pytest.raises(QueueFull, match="at once are more than may wait") as refused:
+        client.send_many("tiny", [b"x" * 500, b"y" * 500], timeout=30)
+    assert refused.value.retry_after is None

@@ -77,7 +77,7 @@ def test_each_reason_is_told(restarted: bool) -> None:
     assert attempts == {
         "rejected": ["rejected"],
         "attempts": ["error"],
-        "lost": [],
+        "lost": ["lost"],
         "poison": ["worker lost"],
         "expired": [],
     }

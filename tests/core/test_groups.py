@@ -200,17 +200,10 @@ def test_a_purge_lets_a_key_go_on(lanes: int, restarted: bool, waits: str) -> No
         worker.connect()
     else:
         worker.hello()
-    if waits == "scheduled":
-        assert worker.jobs() == [], "what waits for a time survives, and its key waits for it"
+    rest_in_order(bench, worker, "d")
+    if waits == "scheduled":  # it survives, and has lost its place: it lines up anew
         bench.advance(5_000)
-        came = []
-        for _ in range(2):
-            identifier, fence = worker.job()
-            came.append(identifier)
-            worker.ack(fence, identifier)
-        assert sorted(came) == ["a", "d"]
-    else:
-        rest_in_order(bench, worker, "d")
+        rest_in_order(bench, worker, "a")
     assert bench.counts("q") == {}
     bench.check()
 

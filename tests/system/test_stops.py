@@ -27,8 +27,10 @@ def test_a_stop_lets_running_work_settle_and_delivers_nothing_new(system: System
     broker.signal(signal.SIGTERM)
     eventually(lambda: client.stats()["draining"])
     waiting = client.send("q", "waiting")  # stored, and not delivered although there is a free slot
+    watching = running.watch(timeout=10)
+    assert next(watching).state == "leased"  # the broker knows who waits: it ends as soon as the run does
     worker.say("go")
-    assert running.result(timeout=10) == "running"
+    assert list(watching)[-1].result == "running"
     assert broker.wait(within=10) == 0
     assert witness.receive(m.Closing).reason
     assert [run["n"] for run in worker.named("run")] == ["running"]

@@ -65,7 +65,7 @@ def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: 
     told = {
         "dead_queue": queue.name,
         "dead_reason": change.reason,
-        "dead_error": f"{error.get('type', '')}: {error.get('text', '')}"[:MOVED_TEXT_CHARS] if error else "",
+        "dead_error": ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))[:MOVED_TEXT_CHARS],
         "dead_attempts": change.runs,
     }
     kept: dict[str, Any] = {name: header.options[name] for name in ("priority", "key") if name in header.options}

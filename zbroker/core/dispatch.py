@@ -409,6 +409,8 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
         if header.options and is_special(header):
             delivery.special[identifier] = header
             unique.delivered(state, queue.name, identifier, header.options)
+        if rows.is_chosen(identifier):
+            delivery.digests[identifier] = state.digest_of(identifier, records[position])
         if header.external:
             delivery.external.add(identifier)
             large[position] = state.view.get("payloads", identifier) or b""

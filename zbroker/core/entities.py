@@ -100,6 +100,7 @@ class Delivery:
         "changes",
         "created_ms",
         "deadline",
+        "digests",
         "external",
         "fence",
         "ids",
@@ -126,6 +127,7 @@ class Delivery:
         self.alone = False  # a suspect, delivered to a worker that held nothing else
         self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
         self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
+        self.digests: dict[bytes, bytes] = {}  # of those of its jobs whose ids somebody chose
         self.special: dict[bytes, Header] = {}  # those of its jobs with a key or a unique text
 
     @property

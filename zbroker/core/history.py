@@ -44,6 +44,7 @@ def add(
     results: list[bytes | None] | None = None,
     changes: dict[bytes, bytes] | None = None,
     reason: str = "",
+    digests: dict[bytes, bytes] | None = None,
 ) -> None:
     """Jobs that ended together: one row, and one more for each large result."""
     if state.settings.keep_done_count == 0 or queue.policy.keep_done_ms == 0:
@@ -58,7 +59,8 @@ def add(
                 kept[position] = True
     key = rows.history_key(state.tick.number, index.n)
     index.n += 1
-    row = HistoryRow(state.wall, queue.name, ended, fence, worker, ids, created_ms, kept, changes or {}, reason)
+    told = (changes or {}, reason, digests or {})
+    row = HistoryRow(state.wall, queue.name, ended, fence, worker, ids, created_ms, kept, *told)
     state.tick.rows["history"][key] = rows.pack(row)
     index.block_of.update(dict.fromkeys(ids, key))
     index.blocks[key] = (queue.name, ids)

@@ -94,6 +94,9 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
         worker=delivery.peer.name,
         results=results,
         changes=changes,
+        digests={identifier: told for identifier in ids if (told := delivery.digests.get(identifier)) is not None}
+        if delivery.digests
+        else None,
     )
     state.move(queue, JobState.LEASED, Event.ACK, len(ids))
     if state.watchers:
@@ -202,7 +205,7 @@ def give_back(state: State, delivery: Delivery, identifier: bytes, *, started: b
     if change.cancel:
         _cancelled(state, leaving, change)
     elif started and delivery.queue.policy.once:
-        _bury(state, leaving, change, "lost")
+        _lost_once(state, leaving, change, "given back after it was begun, or never heard of again")
     else:
         _return(state, leaving, change, Event.RETURN)
 
@@ -214,9 +217,15 @@ def snooze(state: State, delivery: Delivery, identifier: bytes, wait_ms: int) ->
     if change.cancel:
         _cancelled(state, leaving, change)
     elif delivery.queue.policy.once:
-        _bury(state, leaving, change, "lost")
+        _lost_once(state, leaving, change, "put off by its handler after it was begun")
     else:
         _schedule(state, leaving, change, wait_ms, Event.SNOOZE)
+
+
+def _lost_once(state: State, leaving: Leaving, change: Change, text: str) -> None:
+    """A queue that delivers at most once does not have it back: dead, with this run in its log."""
+    logged = _with_attempt(state, leaving._replace(change=change), "lost", {"type": "", "text": text})
+    _bury(state, leaving, logged, "lost")
 
 
 # ---- where they end
@@ -294,6 +303,7 @@ def _cancelled(state: State, leaving: Leaving, change: Change) -> None:
     """A wish to cancel met the end of a run that was not its completion."""
     delivery, identifier, header = leaving.delivery, leaving.id, header_of(leaving.record)
     _free(state, leaving)
+    digests = {identifier: state.digest_of(identifier, leaving.record)} if rows.is_chosen(identifier) else None
     state.erase(identifier, changed=True, external=header.external)
     state.move(delivery.queue, JobState.LEASED, Event.CANCEL)
     history.add(
@@ -306,6 +316,7 @@ def _cancelled(state: State, leaving: Leaving, change: Change) -> None:
         worker=delivery.peer.name,
         changes={identifier: rows.encode_change(change)},
         reason="cancelled",
+        digests=digests,
     )
     history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "cancelled"})
 

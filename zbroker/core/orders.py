@@ -138,6 +138,8 @@ def purge(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     for _, _, identifier in queue.suspects:
         if identifier in kept:
             state.unkeep(queue, identifier, kept[identifier])
+    if kept:  # what waits for a time has lost its place, and lines up anew: its key need not wait for it
+        state.work(_let_line_up(state, queue, list(kept)))
     queue.suspects.clear()
     state.unreserve(queue)
     state.move(queue, JobState.READY, Event.PURGE, jobs, queue.counts.sizes[JobState.READY])
@@ -198,6 +200,17 @@ def _use(state: State, queue: Queue, options: Options) -> dict[str, Any]:
     state.hot[queue] = None
     state.notice("info", "policy set", queue=queue.name, options=sorted(options))
     return {"policy": policy_row(state, queue)}
+
+
+def _let_line_up(state: State, queue: Queue, ids: list[bytes]) -> Steps:
+    """Slow work: keys wait no more for jobs that kept their turn before a purge."""
+    for start in range(0, len(ids), limits.STEP_ROWS):
+        for identifier in ids[start : start + limits.STEP_ROWS]:
+            lane_key = queue.ring.keys.kept.get(identifier)
+            found = state.find(identifier) if lane_key is not None else None
+            if lane_key is not None and found is not None and found.sequence < queue.floor:
+                state.unkeep(queue, identifier, lane_key)
+        yield None
 
 
 def _set_keys_free(state: State, queue: Queue) -> Steps:

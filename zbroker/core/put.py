@@ -150,11 +150,18 @@ def refuse_if_full(state: State, groups: list[Group], plans: list[Plan]) -> None
         waiting_jobs = queue.counts.waiting_jobs if queue is not None else 0
         waiting_bytes = queue.counts.waiting_bytes if queue is not None else 0
         if policy.max_jobs and waiting_jobs + jobs > policy.max_jobs:
-            told = f"{waiting_jobs} of at most {policy.max_jobs} jobs wait in queue {group.queue}"
-            raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
+            raise _full(group.queue, "jobs", waiting_jobs, jobs, policy.max_jobs)
         if policy.max_bytes and waiting_bytes + size > policy.max_bytes:
-            told = f"jobs of {waiting_bytes} of at most {policy.max_bytes} bytes wait in queue {group.queue}"
-            raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
+            raise _full(group.queue, "bytes", waiting_bytes, size, policy.max_bytes)
+
+
+def _full(queue: str, what: str, there: int, coming: int, most: int) -> Refusal:
+    """Why the jobs do not fit. If they never will, since they alone are too much, nothing is said of trying again."""
+    if coming > most:
+        text = f"{coming} {what} at once are more than may wait in queue {queue} (max_{what} {most})"
+        return Refusal("queue_full", text, **{f"max_{what}": most})
+    text = f"{there} {what} wait in queue {queue}, and {coming} more would be above max_{what} {most}"
+    return Refusal("queue_full", text, retry_after_ms=RETRY_MS)
 
 
 def _growth(state: State, group: Group, plan: Plan) -> tuple[int, int]:
@@ -186,7 +193,11 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
             group.ids, group.payloads, state.view.get_many("jobs", group.ids), strict=True
         ):
             if record is None:
-                if history.holds(state, identifier):
+                ended = history.find(state, identifier)
+                if ended is not None:
+                    told = rows.digest(group.queue, _kept(group.options), payload)
+                    if ended.row.queue != group.queue or ended.row.digests.get(identifier, told) != told:
+                        raise _other_job(identifier)
                     known.add(identifier)
                 continue
             found = state.find(identifier)
@@ -198,9 +209,13 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
                 continue
             before = state.view.get("payloads", identifier) if found.header.external else payload_of(record)
             if (found.header.queue, found.header.options, before) != (group.queue, _kept(group.options), payload):
-                raise Refusal("duplicate_id", f"another job has the id {identifier.decode()!r}", id=identifier.decode())
+                raise _other_job(identifier)
             known.add(identifier)
     return known
+
+
+def _other_job(identifier: bytes) -> Refusal:
+    return Refusal("duplicate_id", f"another job has the id {identifier.decode()!r}", id=identifier.decode())
 
 
 def without(group: Group, known: set[bytes]) -> Group:

@@ -134,6 +134,8 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
                 delivery.changes[identifier] = change
             if header.external:
                 delivery.external.add(identifier)
+            if rows.is_chosen(identifier):
+                delivery.digests[identifier] = state.digest_of(identifier, record)
             if is_special(header):
                 delivery.special[identifier] = header
             delivery.queue.ring.keys.hold(place_of(header)[1])

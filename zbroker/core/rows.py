@@ -3,11 +3,13 @@
 Keys are big-endian, so that their order is the order of time, sequence or rank. It never reads or writes a store.
 """
 
+import hashlib
 from typing import Any, NamedTuple
 
 import msgpack
 
 from zbroker.core.states import COUNTED, TOTALS, WAITING, Counts, State
+from zclient.protocol import limits as wire
 from zclient.protocol.record import header_of, sequence_of
 
 pack = msgpack.packb
@@ -71,7 +73,7 @@ class Attempt(NamedTuple):
     started_ms: int
     ended_ms: int
     worker: str
-    kind: str  # "error", "rejected", "worker lost", "lease expired", "max_run"
+    kind: str  # "error", "rejected", "worker lost", "lease expired", "max_run", "lost"
     error: dict[str, Any]
 
 
@@ -112,7 +114,7 @@ def decode_change(value: bytes) -> Change:
     return Change(_STATES[fields[0]], *(*fields[1:-1], attempts))
 
 
-# ---- timers: due kind id -> TimerRow
+# ---- timers: due kind tick n -> TimerRow
 
 TIMER_READY = 1
 """The jobs become ready. Kinds are never reused."""
@@ -132,8 +134,14 @@ class TimerRow(NamedTuple):
     ids: list[bytes]
 
 
-def timer_key(due_ms: int, first: bytes, kind: int = TIMER_READY) -> bytes:
-    return b"%b%c%b" % (number8(due_ms), kind, first)
+def timer_key(due_ms: int, kind: int, tick: int, n: int) -> bytes:
+    """Timers of one time are in the order in which they were written: the ``n``-th of a tick."""
+    return timers_prefix(due_ms, kind) + number8(tick) + n.to_bytes(4, "big")
+
+
+def timers_prefix(due_ms: int, kind: int) -> bytes:
+    """What the timers of one time and kind begin with."""
+    return b"%b%c" % (number8(due_ms), kind)
 
 
 def due_of(timer: bytes) -> int:
@@ -225,6 +233,19 @@ class HistoryRow(NamedTuple):
     results: list[bytes | bool | None] | None  # True: in a row of its own
     changes: dict[bytes, bytes]  # of those jobs that had one
     reason: str
+    digests: dict[bytes, bytes]  # of those jobs whose ids somebody chose
+
+
+def digest(queue: str, options: dict[str, Any], payload: bytes) -> bytes:
+    """What a job was, in few bytes: whether an id that is sent again is the same job shows when its record is gone."""
+    told = hashlib.blake2b(pack((queue, sorted(options.items()))), digest_size=8)
+    told.update(payload)
+    return told.digest()
+
+
+def is_chosen(identifier: bytes) -> bool:
+    """Whether the id is none of a client's own making, which nobody makes twice."""
+    return len(identifier) != wire.MADE_ID_BYTES
 
 
 def history_key(tick: int, n: int) -> bytes:

@@ -149,6 +149,9 @@ def progress(state: State, peer: Peer, message: Progress) -> None:
             continue
         found = state.find(identifier)
         if found is not None:
-            change = found.changed()._replace(progress=(fraction, text, state.wall))
+            change = found.changed()
+            if fraction is None and not text and change.progress is not None:
+                fraction, text, _ = change.progress  # it only says that it goes on
+            change = change._replace(progress=(fraction, text, state.wall))
             delivery.changes[identifier] = change
             state.write_change(identifier, change)

@@ -11,6 +11,9 @@ from zbroker.core.states import State as JobState
 
 Row = dict[str, Any]
 
+_SAID = ("ttl", "max_attempts", "backoff", "backoff_min", "backoff_max", "backoff_jitter", "unique_for", "on_conflict")
+"""Options as the producer gave them; what the others came to stands under names of its own."""
+
 
 def live(state: State, found: Found) -> Row:
     """A live job as people see it."""
@@ -27,6 +30,7 @@ def live(state: State, found: Found) -> Row:
         "unique": options.get("unique"),
         "expires_at": found.expires_ms or None,
         "max_attempts": attempts_allowed(found.queue.policy, _task(found), options),
+        "options": {name: value for name, value in options.items() if name in _SAID},
         "created_at": found.header.created_ms,
         "sequence": found.sequence,
         "cancel_requested": change.cancel,

@@ -23,7 +23,7 @@ from zbroker.core.window import Budget, Place
 from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Message
-from zclient.protocol.record import header_of, sequence_of
+from zclient.protocol.record import header_of, payload_of, sequence_of
 
 if TYPE_CHECKING:
     from random import Random
@@ -212,6 +212,12 @@ class State:
         if identifier in self.followers:
             self.changed[identifier] = None
 
+    def digest_of(self, identifier: bytes, record: bytes) -> bytes:
+        """The digest of a job that is still there."""
+        header = header_of(record)
+        payload = self.view.get("payloads", identifier) or b"" if header.external else payload_of(record)
+        return rows.digest(header.queue, header.options, payload)
+
     def erase(self, found_id: bytes, *, changed: bool, external: bool) -> None:
         """Delete a job's rows. Its ready entry or timer stays as a ghost and is skipped when met."""
         self.tick.rows["jobs"][found_id] = None
@@ -228,9 +234,8 @@ class State:
             self.fresh_bytes -= len(record)
 
     def add_timer(self, due_ms: int, timer: rows.TimerRow, kind: int = rows.TIMER_READY) -> None:
-        key = rows.timer_key(due_ms, timer.ids[0], kind)
-        while self.view.get("timers", key) is not None:  # a cancelled job of this id left it, and others are in it
-            key += b"\0"
+        key = rows.timer_key(due_ms, kind, self.tick.number, self.tick.timers)
+        self.tick.timers += 1
         self.tick.rows["timers"][key] = rows.pack(timer)
         self.next_due = min(self.next_due, due_ms)
         self.timers_from = min(self.timers_from, key)

@@ -20,7 +20,7 @@ End = tuple[bytes, str, bytes | None, dict[str, Any] | None]
 class Tick:
     """Rows to change and messages to send. Commit order: puts, deletes, ranges; then, durable, the sends."""
 
-    __slots__ = ("_new", "bytes_out", "ends", "number", "oks", "ranges", "rows", "sends")
+    __slots__ = ("_new", "bytes_out", "ends", "number", "oks", "ranges", "rows", "sends", "timers")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -30,6 +30,7 @@ class Tick:
         self.bytes_out = 0  # payloads and results that the sends carry because peers asked for them
         self.oks: dict[bytes, list[int]] = {}  # plain confirmations, one message a peer
         self.ends: dict[bytes, list[End]] = {}  # ends of jobs that peers watch, likewise
+        self.timers = 0  # timers written in it
         self._new: set[bytes] = set()
 
     @property

@@ -30,6 +30,7 @@ def cancel(state: State, found: Found, reason: str, **cause: Any) -> None:
     """It is cancelled at once. ``cause`` is told beside the reason to those who watch it."""
     take_out(state, found)
     unique.release(state, found.queue.name, found.id, found.header.options)
+    digests = {found.id: state.digest_of(found.id, found.record)} if rows.is_chosen(found.id) else None
     state.erase(found.id, changed=found.change is not None, external=found.header.external)
     state.move(found.queue, found.state, Event.CANCEL, 1, stored_bytes(found.record))
     changes = {found.id: rows.encode_change(found.change)} if found.change else None
@@ -41,6 +42,7 @@ def cancel(state: State, found: Found, reason: str, **cause: Any) -> None:
         [found.header.created_ms],
         changes=changes,
         reason=reason,
+        digests=digests,
     )
     history.tell(state, found.id, JobState.CANCELLED, None, {"reason": reason, **cause})
 

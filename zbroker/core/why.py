@@ -77,7 +77,8 @@ def _ready(state: State, found: Found, row: Row) -> Iterator[Row]:
     yield from _workers(state, queue)
     ahead, is_more = _ahead(state, found)
     lanes = len(queue.ring)
-    text = f"{'more than ' if is_more else ''}{ahead} jobs of its lane are before it"
+    are = "1 job of its lane is" if ahead == 1 else f"{ahead} jobs of its lane are"
+    text = f"{'more than ' if is_more else ''}{are} before it"
     if lanes > 1:
         text += f", and {lanes} lanes have turns"
     if not held and not is_more:
@@ -249,10 +250,11 @@ def _dead(state: State, found: Found, row: Row) -> Iterator[Row]:
 def _over(row: Row) -> Row:
     error = row.get("error") or {}
     told = ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))
+    attempts = f"{row['attempt']} attempt{'' if row['attempt'] == 1 else 's'}"
     texts = {
         "done": f"it was done by {row.get('worker') or 'a worker'}, attempt {row['attempt']}",
         "cancelled": f"it was cancelled ({row.get('reason') or 'no reason given'})",
-        "dead": f"it is dead ({row.get('reason')}) after {row['attempt']} attempts" + (f"; {told}" if told else ""),
+        "dead": f"it is dead ({row.get('reason')}) after {attempts}" + (f"; {told}" if told else ""),
     }
     state = str(row["state"])
     if state == "done" and row.get("cancel_requested"):

@@ -68,7 +68,7 @@ def print_job(job: JobStatus) -> None:
         {
             "id": job.id,
             "queue": job.queue,
-            "state": f"{job.state}, to be cancelled" if job.cancel_requested and not job.is_over else job.state,
+            "state": _state(job),
             "reason": job.reason,
             "error": error_line(job.error),
             "attempts": job.attempts,
@@ -82,6 +82,7 @@ def print_job(job: JobStatus) -> None:
             "due": job.due_at,
             "expires": job.expires_at,
             "finished": job.finished_at,
+            **job.options,
             **{f"header {name}": value for name, value in sorted(job.headers.items())},
         }
     )
@@ -100,7 +101,7 @@ def print_change(job: JobStatus) -> None:
         return
     told = [
         datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
-        f"{job.state}, to be cancelled" if job.cancel_requested and not job.is_over else job.state,
+        _state(job),
         f"attempt {job.attempts}" if job.attempts else None,
         str(job.progress) if job.progress and not job.is_over else None,
         job.reason,
@@ -116,6 +117,13 @@ def print_why(told: Why) -> None:
         output.write(output.plain(reason.get("text") or reason.get("code")) + "\n")
     for attempt in told.attempts:
         _print_attempt(_attempt(attempt), now)
+
+
+def _state(job: JobStatus) -> str:
+    """Its state, and whether somebody wished it to end: one that was done all the same carries that mark."""
+    if not job.cancel_requested or job.state == "cancelled":
+        return job.state
+    return f"{job.state}, although it was to be cancelled" if job.is_over else f"{job.state}, to be cancelled"
 
 
 def _progress(job: JobStatus, now: datetime) -> str | None:

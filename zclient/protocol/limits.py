@@ -39,6 +39,9 @@ MESSAGE_BYTES = 256 * 1024
 as silent until a whole frame has come over it: one that takes longer than the heartbeat timeout would never arrive.
 With the default timeout of 8 s a link of 0.3 Mbit/s carries this."""
 
+MADE_ID_BYTES = 32
+"""The length of an id that a client made."""
+
 MAX_ID_BYTES = 64
 """A job id, as UTF-8. Ids made by the client take 32."""
 
