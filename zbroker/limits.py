@@ -67,6 +67,9 @@ MAX_PEERS = 20_000
 MAX_QUEUES = 10_000
 """Queues of one broker: each is kept in memory, with its counters and the ring of its lanes."""
 
+MAX_SCHEDULES = 10_000
+"""Schedules of one broker: each is a row, and a listing tells them all."""
+
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from zclient import verbs
+from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.engine import Engine
@@ -17,6 +17,7 @@ from zclient.errors import ClosedError
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
+from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -251,6 +252,66 @@ class Client:
     def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
         """Remove the waiting jobs of a queue; how many they were."""
         return self._ask(verbs.purge(queue), timeout)
+
+    # ---- schedules
+
+    def schedule(
+        self,
+        name: str,
+        queue: str,
+        payload: Any = None,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str = "UTC",
+        overlap: str = "allow",
+        catch_up: str = "one",
+        catch_up_limit: int = 100,
+        paused: bool = False,
+        timeout: Duration | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Make a job come to ``queue`` at the times of a cron expression, or at intervals; or change that.
+
+        One job comes for each occurrence, over crashes and restarts too. ``tz``: the zone of the expression.
+        ``overlap``: while the job before goes on, ``allow`` another one, ``skip`` the occurrence, or ``queue_one``: let
+        one wait, no more. ``catch_up``: of the occurrences that passed without a broker, run ``one`` (the latest),
+        ``none``, or ``all``, at most ``catch_up_limit`` of them. ``options`` are those of each job.
+        """
+        arguments = schedule_arguments(
+            name,
+            queue=queue,
+            payload=payload,
+            cron=cron,
+            every=every,
+            tz=tz,
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_limit=catch_up_limit,
+            paused=paused,
+            **options,
+        )
+        return self._ask(schedules.put(arguments), timeout)
+
+    def schedules(self, *, timeout: Duration | None = None) -> list[Schedule]:
+        """All schedules, by name."""
+        return self._ask(schedules.listed(), timeout)
+
+    def remove_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Remove a schedule; the jobs that it made stay. `NotFound` if there is none of this name."""
+        return self._ask(schedules.change("remove", name), timeout)
+
+    def pause_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let a schedule rest; what passes meanwhile is not caught up on."""
+        return self._ask(schedules.change("pause", name), timeout)
+
+    def resume_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let it go on, from its next occurrence."""
+        return self._ask(schedules.change("resume", name), timeout)
+
+    def run_schedule(self, name: str, *, timeout: Duration | None = None) -> JobHandle:
+        """Run a schedule once now, beside its occurrences."""
+        return self.job(self._ask(schedules.run_now(name), timeout))
 
     # ---- its life
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, listings, rows
+from zbroker.core import dead, history, listings, rows, schedules
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -215,6 +215,7 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "show": show,
     "why": _why,
     "queues": _queues,
+    "schedules": lambda state, arguments: schedules.listed(state),
     "queue": _queue,
     "workers": _workers,
     "stats": _stats,

@@ -2,7 +2,7 @@
 whatever waits."""
 
 from zbroker import limits
-from zbroker.core import history, leave, rows, works
+from zbroker.core import history, leave, rows, schedules, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -43,6 +43,8 @@ def open_state(state: State, broker: bytes) -> None:
         number = int.from_bytes(key[len(rows.META_WORK) :], "big")
         state.next_work = max(state.next_work, number)
         works.go_on(state, number, works.Work(*rows.unpack(value)))
+    if state.settings.calendar is not None:
+        schedules.declare(state)
     state.notice(
         "info",
         "opened",

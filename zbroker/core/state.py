@@ -28,6 +28,8 @@ from zclient.protocol.record import header_of, sequence_of
 if TYPE_CHECKING:
     from random import Random
 
+    from zbroker.core.schedules import Calendar
+
 Steps = Iterator[int | None]
 """Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
 
@@ -39,6 +41,8 @@ class Settings:
     policy: QueuePolicy = field(default_factory=QueuePolicy)  # of a queue that says nothing
     sources: Mapping[str, str] = field(default_factory=dict)  # option of it -> where its value came from
     queues: Mapping[str, Options] = field(default_factory=dict)  # what the configuration file says of queues
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # likewise, as orders have them
+    calendar: "Calendar | None" = None  # when cron expressions fire; without it there are no schedules
     grace_ms: int = 1_000  # for a worker whose connection was reset
     return_ms: int = 5_000  # for workers to come back after a start of the broker
     probe_ms: int = wire.PROBE_INTERVAL_MS

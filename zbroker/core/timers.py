@@ -3,7 +3,7 @@
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import history, leave, peers, rows, unique, waiting
+from zbroker.core import history, leave, peers, rows, schedules, unique, waiting
 from zbroker.core.entities import NEVER, Delivery, expiry_of, place_of
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -84,7 +84,12 @@ def _lapse(state: State, due_ms: int, timer: rows.TimerRow) -> None:
     unique.lapse(state, timer, due_ms)
 
 
-_KINDS = {rows.TIMER_READY: _become_ready, rows.TIMER_EXPIRY: _expire, rows.TIMER_UNIQUE: _lapse}
+_KINDS = {
+    rows.TIMER_READY: _become_ready,
+    rows.TIMER_EXPIRY: _expire,
+    rows.TIMER_UNIQUE: _lapse,
+    rows.TIMER_SCHEDULE: schedules.fire,
+}
 
 
 def expire_leases(state: State) -> None:

@@ -66,6 +66,15 @@ MAX_ERROR_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 """The traceback of such an error; its end is kept, since that is where the cause stands."""
 
+MAX_SCHEDULE_CHARS = 40
+"""A schedule's name: with the time of an occurrence behind it, it is the id of that one's job."""
+
+MIN_INTERVAL_MS = 1000
+"""The shortest interval of a schedule."""
+
+MAX_CATCH_UP = 100
+"""Occurrences that a schedule catches up on at once."""
+
 MAX_PROGRESS_CHARS = 500
 """The text of a job's progress; longer ones are cut by the worker."""
 
