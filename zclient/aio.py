@@ -6,6 +6,8 @@ child, the next call opens a new connection under a new incarnation.
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -14,7 +16,8 @@ from zclient import schedules, verbs
 from zclient.aioengine import AsyncEngine
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
-from zclient.errors import ClosedError
+from zclient.durations import parse_duration
+from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
@@ -22,6 +25,9 @@ from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
 T = TypeVar("T")
+
+CANCEL_S = 1.0
+"""How long a call that timed out tries to have its job cancelled."""
 
 
 class AsyncClient:
@@ -75,6 +81,20 @@ class AsyncClient:
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), feed, progress
         )
         return Jobs(ids, self._handle)
+
+    async def call(
+        self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]
+    ) -> Any:
+        """Send a job and wait for what it returns; see `Client.call`."""
+        deadline = time.monotonic() + parse_duration(timeout)
+        options.setdefault("ttl", timeout)
+        job = await self.send(queue, payload, timeout=timeout, **options)
+        try:
+            return await job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except ResultTimeout:
+            with contextlib.suppress(ZError):  # its expiry ends it, too; what counts is that the caller's time is over
+                await job.cancel(timeout=CANCEL_S)
+            raise
 
     # ---- single jobs
 

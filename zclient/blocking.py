@@ -4,7 +4,9 @@ It may be used by any number of threads. After a fork the child's calls open a c
 incarnation, so clients and handles made before the fork go on working in both processes.
 """
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -12,8 +14,9 @@ from typing import Any, TypeVar, Unpack
 from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
+from zclient.durations import parse_duration
 from zclient.engine import Engine
-from zclient.errors import ClosedError
+from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
@@ -21,6 +24,9 @@ from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
 T = TypeVar("T")
+
+CANCEL_S = 1.0
+"""How long a call that timed out tries to have its job cancelled."""
 
 
 class Client:
@@ -92,6 +98,22 @@ class Client:
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), chunks.next, progress
         )
         return Jobs(ids, self._handle)
+
+    def call(self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]) -> Any:
+        """Send a job and wait for what it returns: request and reply.
+
+        The job expires with the ``timeout``: if nobody began it by then, nobody will, and one that runs is told to end.
+        Raises what `send` and `result` raise; `ResultTimeout` when the time is over.
+        """
+        deadline = time.monotonic() + parse_duration(timeout)
+        options.setdefault("ttl", timeout)
+        job = self.send(queue, payload, timeout=timeout, **options)
+        try:
+            return job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except ResultTimeout:
+            with contextlib.suppress(ZError):  # its expiry ends it, too; what counts is that the caller's time is over
+                job.cancel(timeout=CANCEL_S)
+            raise
 
     # ---- single jobs
 
