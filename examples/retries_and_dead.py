@@ -3,7 +3,7 @@
     zbroker start                       in one terminal
     python retries_and_dead.py          in another one; it brings its own worker
 
-How often and when a queue tries again is the broker's policy; a task may say more about it, as these two do.
+How often and when a job is tried again is the queue's policy; a task may say more about it, a job has the last word.
 """
 
 import os
@@ -36,9 +36,26 @@ def order(item: str, count: int) -> int:
         raise Retry(delay="200ms", reason=f"no price for {item}") from None
 
 
+@worker.task("sync", backoff=["50ms", "100ms", "1h"], backoff_jitter=0, max_attempts=4, retry_on=OSError)
+def sync(account: str, job: Job) -> str:
+    """Tried again when the other side does not answer, and after no other error."""
+    if account == "unknown":
+        raise LookupError(account)
+    if job.attempt < 3:
+        raise ConnectionError(account)
+    return f"{account} in sync at attempt {job.attempt}"
+
+
 def main() -> None:
     with Client(ENDPOINT) as client, worker:
         print(client.send("fetch", {"url": "https://example.org"}).result(timeout=30))
+
+        print(client.send("sync", "ada").result(timeout=30))
+        for account, attempts in (("unknown", None), ("grace", 1)):  # the second says itself that once is enough
+            try:
+                client.send("sync", account, max_attempts=attempts).result(timeout=30)
+            except JobFailed as error:
+                print(f"sync {account}: {error.reason}")
 
         jobs = client.send_many("order", [["tea", 2], ["tea", 0], ["coffee", 1]])
         for job in jobs:

@@ -93,6 +93,9 @@ def test_hello(start: Start, endpoint: str) -> None:
 def test_retries_and_dead(endpoint: str) -> None:
     assert example("retries_and_dead.py", endpoint) == [
         "https://example.org answered at attempt 3",
+        "ada in sync at attempt 3",
+        "sync unknown: rejected",
+        "sync grace: attempts",
         "order: 6",
         "order failed: nobody orders 0 of a thing",
         "order failed: no price for coffee",
@@ -148,6 +151,44 @@ def test_local_broker_test() -> None:
     assert told[0].startswith("... ")
 
 
+def test_expiry(endpoint: str) -> None:
+    assert example("expiry.py", endpoint) == [
+        "no worker yet, quote is dead: expired, never begun",
+        "kept back, quote is scheduled",
+        "COFFEE at 17",
+        "TEA traded at attempt 1",
+        "COCOA at 17",
+        "report is dead: attempts, timeout",
+        "imported at attempt 2",
+        "TEA at 17",
+    ]
+
+
+def test_unique(endpoint: str) -> None:
+    assert example("unique.py", endpoint) == [
+        "the same job: True True",
+        "edit 1 was replaced",
+        "order 17 is done",
+        "edit 3 is done",
+        "order 17, again is done",
+        "mail to ada is done",
+        "the second mail is the first: True",
+        "another job under that id is refused",
+    ]
+
+
+def test_dead_letters(endpoint: str) -> None:
+    assert example("dead_letters.py", endpoint) == [
+        "20 dead: attempts, ConnectionError, the mail server is down",
+        "1 dead: rejected, ValueError, no address: nobody",
+        "twenty at forty a second take nearly half a second: True",
+        "mail to reader19@example.org",
+        "still dead: ['rejected']",
+        "moved to payment-by-hand",
+        "order 17 by hand, since payment said: RuntimeError: order 17: card refused",
+    ]
+
+
 RUN_ELSEWHERE = {"exactly_once": "tests/kill_loop", "own_store": "tests/storage/test_own_store.py"}
 """Examples with tests of their own."""
 
@@ -177,7 +218,7 @@ def one_line(block: str) -> list[str]:
 
 
 def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None:
-    install, start_broker, run_worker, send, look = blocks("Quickstart", "sh")
+    install, start_broker, run_worker, send, look, say = blocks("Quickstart", "sh")
     tasks, program = blocks("Quickstart", "python")
     assert one_line(install) == ["pip", "install", "."]  # tried by `make build`
 
@@ -198,6 +239,11 @@ def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None
     assert queues[1].startswith("greet ")
     assert len(workers) == len(scheduled) == 2  # a head, and one line each
     assert '"done": 1002,' in "\n".join(stats)
+    _, policy = [output(*one_line(line), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint) for line in say.splitlines()]
+    assert [line.split() for line in policy if line.startswith(("rate", "key_limit"))] == [
+        ["key_limit", "1", "set"],
+        ["rate", "100", "set"],
+    ]
 
 
 def test_two_hosts_work_as_they_stand(start: Start, tmp_path: Path) -> None:
@@ -237,4 +283,29 @@ def test_policies(endpoint: str) -> None:
         "done: page 2 and page 3",
         "closed: queue print takes no new jobs: it is being drained",
         "purged: 1",
+    ]
+
+
+def test_fair_keys(endpoint: str) -> None:
+    assert example("fair_keys.py", endpoint) == [
+        "a large tenant and a small one: urgent large small large small large large",
+        "three turns for who pays: free paying paying paying free paying paying paying free free",
+        "order 7: made, not paid, paid, sent, closed,",
+        "order 8 did not wait for it: True",
+    ]
+
+
+def test_limits() -> None:
+    assert output(sys.executable, "limits.py", cwd=EXAMPLES) == [
+        "0s later: 1 calls are done",
+        "6s later: 2 calls are done",
+        "54s later: 11 calls are done",
+        "rate limit of queue calls",
+        "builds that run: 4",
+        "in-flight limit 4/4 of queue builds is reached",
+        "without that limit: 6",
+        "key limit 2/2 of key 'ada'",
+        "refused whole: 2 of at most 3 jobs wait in queue mails",
+        "waiting: 3",
+        "builds done: 9",
     ]

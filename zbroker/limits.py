@@ -31,6 +31,9 @@ STEP_ROWS = 64
 TURN_TIMERS = 2000
 """Jobs whose time came that one turn makes ready."""
 
+EXPIRY_WEIGHT = 3
+"""So many of them one that expires counts for: it costs some 12 us, and one that becomes ready 5."""
+
 STALE_LEASES = 1000
 """Deadlines of settled deliveries that are kept, beyond as many as there are deliveries, before they are sorted out."""
 

@@ -337,6 +337,20 @@ def test_each_queue_keeps_its_own() -> None:
     bench.check()
 
 
+def test_more_queues_than_one_step_looks_at_are_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that has nothing to drop takes its part of a step, too: the others come in the next."""
+    monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
+    bench = Bench(policy={"keep_dead_ms": HOUR})
+    producer = bench.producer()
+    for queue in ("q", "r", "s"):
+        die(bench, producer, f"{queue}1", queue=queue)
+    bench.advance(HOUR // 2)
+    die(bench, producer, "s2", queue="s")
+    bench.advance(HOUR // 2 + 1_000)
+    assert dead_ids(producer) == ["s2"]
+    bench.check()
+
+
 def test_a_replayed_job_that_dies_again_is_young_again() -> None:
     bench = Bench(policy={"keep_dead_ms": HOUR})
     producer = bench.producer()

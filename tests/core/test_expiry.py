@@ -273,7 +273,7 @@ def test_thousands_expire_over_several_turns(monkeypatch: pytest.MonkeyPatch) ->
     bench.now += 1000
     bench.wall += 1000
     bench.turn()
-    assert 300 <= bench.counts("q")["dead"] < 600
+    assert 100 <= bench.counts("q")["dead"] < 400
     bench.turn(ends="before commit")
     bench.crash()
     bench.settle_down()

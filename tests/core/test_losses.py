@@ -231,3 +231,25 @@ def test_suspects_do_not_wait_for_a_worker_that_is_wedged() -> None:
 
 def _peer(bench: Bench, worker: Peer) -> Any:
     return bench.core.state.peers[worker.incarnation]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_suspects_of_one_key_do_not_wait_for_each_other(restarted: bool) -> None:
+    """They ran side by side before jobs of a key were to run in order; then each keeps the turn of the key."""
+    bench = Bench()
+    bench.lowered = True
+    producer, first = bench.producer(), bench.worker("first", "q", capacity=3)
+    producer.put("q", "1", "2", "3", "4")
+    producer.order("set", queue="q", options={"key_limit": 1})
+    first.cut()
+    bench.core.unreachable(first.route)
+    bench.advance(2_000)
+    if restarted:
+        bench.crash()
+    workers = [bench.worker(f"w{n}", "q") for n in range(2)]
+    for expected in ("1", "2", "3", "4"):
+        ((worker, identifier, fence),) = [(worker, *job) for worker in workers for job in worker.jobs()]
+        assert identifier == expected, "one at a time, in order"
+        worker.ack(fence, identifier)
+    assert bench.counts("q") == {}
+    bench.check()

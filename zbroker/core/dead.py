@@ -150,18 +150,28 @@ def drop_one(state: State, identifier: bytes) -> bool:
 
 
 def retain(state: State) -> None:
-    """Drop dead jobs beyond what their queues keep, when it is time; a bounded number in one turn."""
-    if state.wall < state.retain_at:
-        return
-    state.retain_at = NEVER
-    budget = limits.STEP_ROWS
-    for queue in state.queues.values():
-        policy = queue.policy
-        if (policy.keep_dead_ms or policy.keep_dead_count) and queue.counts.jobs[JobState.DEAD]:
-            budget -= _retain_of(state, queue, budget)
-            if budget <= 0:
-                state.retain_at = state.wall
-                return
+    """Begin to drop dead jobs beyond what their queues keep, when it is time."""
+    if state.wall >= state.retain_at and not state.retaining:
+        state.retaining = True
+        state.retain_at = NEVER
+        state.work(_retain_all(state))
+
+
+def _retain_all(state: State) -> Steps:
+    """Slow work: one queue after the other, so that many of them, or much in one, hold up nobody."""
+    left = limits.STEP_ROWS
+    for queue in list(state.queues.values()):
+        is_through = False
+        while not is_through and queue.counts.jobs[JobState.DEAD]:
+            if not (queue.policy.keep_dead_ms or queue.policy.keep_dead_count):
+                break
+            seen = _retain_of(state, queue, left)
+            is_through = seen < left
+            left -= seen
+            if not left:
+                yield None
+                left = limits.STEP_ROWS
+    state.retaining = False
 
 
 def _retain_of(state: State, queue: Queue, most: int) -> int:

@@ -369,14 +369,13 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
             continue
         place = place_of(header)
         kept = identifier in keys.kept
-        if kept:
-            keys.gave(place[1], 1)  # its key waited for it: that turn is its own
-        if keys.limited and keys.room(place[1], state.now) <= 0:
-            queue.ring.wake_later(place[1])
-            if kept:
-                keys.hold(place[1])
+        if keys.limited and keys.room(place[1], state.now, kept=kept) <= 0:
+            queue.ring.wake_later(place[1], kept=kept)
             continue
-        keys.kept.pop(identifier, None)
+        if kept:
+            keys.unkeep(identifier)  # its key waited for it: that turn is its own
+            keys.gave(place[1], 1)
+            state.tick.rows["heads"][rows.head_key(queue.name, place[1], identifier)] = None
         keys.took(place[1], 1, state.now)
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)

@@ -52,7 +52,7 @@ def rate_of(value: tuple[int, int] | list[int] | int) -> Rate | None:
 class Keys:
     """The keys of one queue. A job that keeps its place while it waits for a time counts as in flight."""
 
-    __slots__ = ("_used_until", "kept", "limit", "limited", "rate", "running", "weights")
+    __slots__ = ("_kept_of", "_used_until", "kept", "limit", "limited", "rate", "running", "weights")
 
     def __init__(self) -> None:
         self.limit = 0
@@ -61,6 +61,7 @@ class Keys:
         self.limited = False  # whether `room` has anything to say
         self.running: dict[bytes, int] = {}  # jobs of each key in flight; none is not there
         self.kept: dict[bytes, bytes] = {}  # id -> key, of the waiting jobs that keep the turn of their key
+        self._kept_of: dict[bytes, int] = {}  # how many each key has of them
         self._used_until: dict[bytes, float] = {}
 
     def configure(self, limit: int, rate: Rate | None, weights: Mapping[str, int]) -> None:
@@ -72,18 +73,36 @@ class Keys:
         self.weights = {key.encode(): weight for key, weight in weights.items()}
         self.limited = bool(limit or rate)
 
-    def room(self, key: bytes, now: int) -> int:
-        """How many jobs of the key may go now; asked only where something is limited."""
-        room = self.limit - self.running.get(key, 0) if self.limit else 1 << 30
+    def room(self, key: bytes, now: int, *, kept: bool = False) -> int:
+        """How many jobs of the key may go now; asked only where something is limited. One that is ``kept`` waits for
+        those that run, and not for others that wait: after the limit was lowered each would wait for the others."""
+        room = self.limit - self._in_flight(key, kept) if self.limit else 1 << 30
         if self.rate is not None and room > 0:
             room = min(room, self.rate.free(self._used_until.get(key, 0.0), now))
         return room
 
-    def next_at(self, key: bytes) -> int | None:
+    def next_at(self, key: bytes, *, kept: bool = False) -> int | None:
         """When the key's rate lets the next one go; None if something else holds it."""
-        if self.rate is None or (self.limit and self.running.get(key, 0) >= self.limit):
+        if self.rate is None or (self.limit and self._in_flight(key, kept) >= self.limit):
             return None
         return self.rate.next_at(self._used_until.get(key, 0.0))
+
+    def _in_flight(self, key: bytes, kept: bool) -> int:
+        return self.running.get(key, 0) - (self._kept_of.get(key, 0) if kept else 0)
+
+    def keep(self, identifier: bytes, key: bytes) -> None:
+        """A job that counts as in flight waits."""
+        self.kept[identifier] = key
+        self._kept_of[key] = self._kept_of.get(key, 0) + 1
+
+    def unkeep(self, identifier: bytes) -> bytes | None:
+        """It waits no more; its key, if it was kept. It still counts as in flight."""
+        key = self.kept.pop(identifier, None)
+        if key is not None:
+            self._kept_of[key] -= 1
+            if not self._kept_of[key]:
+                del self._kept_of[key]
+        return key
 
     def hold(self, key: bytes) -> None:
         """One more is in flight, and is none that goes now."""

@@ -236,11 +236,11 @@ class Ring:
 
     def keep(self, identifier: bytes, key: bytes) -> None:
         """A job that is in flight, or was just taken, goes on waiting, and its key waits with it."""
-        self.keys.kept[identifier] = key
+        self.keys.keep(identifier, key)
 
     def unkeep(self, identifier: bytes) -> bool:
         """The key of a job that waits need wait no more; true if that lets another one go."""
-        key = self.keys.kept.pop(identifier, None)
+        key = self.keys.unkeep(identifier)
         return key is not None and self.give(key, 1)
 
     def wake(self, now: int) -> None:
@@ -281,9 +281,9 @@ class Ring:
         self._held.setdefault(key, []).append(lane)
         self.wake_later(key)
 
-    def wake_later(self, key: bytes) -> None:
+    def wake_later(self, key: bytes, *, kept: bool = False) -> None:
         """Wake the key when its rate lets the next one go, if that is what holds it."""
-        at = self.keys.next_at(key)
+        at = self.keys.next_at(key, kept=kept)
         if at is not None and key not in self._waking:
             self._waking.add(key)
             heappush(self._wakes, (at, key))

@@ -256,7 +256,7 @@ def _schedule(state: State, leaving: Leaving, change: Change, wait_ms: int, even
     state.move(queue, JobState.LEASED, event, 1, stored_bytes(leaving.record))
     if queue.policy.key_limit == 1:
         queue.ring.keep(identifier, key)
-        state.tick.rows["heads"][rows.head_key(queue.name, key)] = identifier
+        state.tick.rows["heads"][rows.head_key(queue.name, key, identifier)] = b""
     else:
         state.give(queue, key, 1)
 

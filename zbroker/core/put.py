@@ -13,7 +13,7 @@ from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Group, Put
 from zclient.protocol.options import job_fault
-from zclient.protocol.record import Header, encode_header, header_of, payload_of, stored_bytes
+from zclient.protocol.record import SEQUENCE_BYTES, Header, encode_header, header_of, payload_of, stored_bytes
 
 RETRY_MS = 200
 """When a producer that met a full queue may try again."""
@@ -38,7 +38,7 @@ def put(state: State, message: Put) -> dict[str, Instead] | None:
     plans = judge(state, message.groups)
     known = existing(state, message.groups)
     groups = [without(group, known) for group in message.groups] if known else message.groups
-    refuse_if_full(state, groups)
+    refuse_if_full(state, groups, plans)
     instead: Instead = []
     for group, plan in zip(groups, plans, strict=True):
         if "unique" in plan.kept and group.ids:
@@ -135,15 +135,15 @@ def refuse_new_queue(state: State, name: str) -> None:
         raise Refusal("too_many_queues", f"the broker has {len(state.queues)} queues, as many as it may")
 
 
-def refuse_if_full(state: State, groups: list[Group]) -> None:
+def refuse_if_full(state: State, groups: list[Group], plans: list[Plan]) -> None:
     """Raises `Refusal` if these jobs would bring a queue above its limits."""
     coming: dict[str, tuple[int, int]] = {}
-    for group in groups:
+    for group, plan in zip(groups, plans, strict=True):
         queue = state.queues.get(group.queue)
         policy = queue.policy if queue is not None else state.policy(group.queue, {})
         if not (policy.max_jobs or policy.max_bytes) or not group.ids:
             continue
-        more, larger = _growth(state, group)
+        more, larger = _growth(state, group, plan)
         if not more and larger <= 0:
             continue
         jobs, size = coming.get(group.queue, (0, 0))
@@ -158,18 +158,22 @@ def refuse_if_full(state: State, groups: list[Group]) -> None:
             raise Refusal("queue_full", told, retry_after_ms=RETRY_MS)
 
 
-def _growth(state: State, group: Group) -> tuple[int, int]:
+def _growth(state: State, group: Group, plan: Plan) -> tuple[int, int]:
     """By how many jobs and bytes a group makes its queue longer. Of jobs with one unique text at most one is stored:
     none if another job has the text, or in the place of that one if it waits."""
+    header = Header(group.queue, state.wall, plan.kept, external=False, expires_ms=plan.expires_ms)
+    beside = len(encode_header(header)) + SEQUENCE_BYTES  # what a record has beside its payload
+    sizes = [beside + len(payload) + (8 if len(payload) >= wire.LARGE_BYTES else 0) for payload in group.payloads]
     if "unique" not in group.options:
-        return len(group.ids), sum(map(len, group.payloads))
-    text = group.options["unique"]
-    if group.options.get("on_conflict", "existing") == "existing" and unique.holder(state, group.queue, text):
+        return len(sizes), sum(sizes)
+    text, is_first = group.options["unique"], group.options.get("on_conflict", "existing") == "existing"
+    if is_first and unique.holder(state, group.queue, text):
         return 0, 0
+    size = sizes[0 if is_first else -1]
     found = unique.holding(state, group.queue, text)
     if found is not None and found.state in WAITING:
-        return 0, len(group.payloads[-1]) - stored_bytes(found.record)
-    return 1, len(group.payloads[-1])
+        return 0, size - stored_bytes(found.record)
+    return 1, size
 
 
 # ---- the same id again

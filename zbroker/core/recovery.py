@@ -78,8 +78,8 @@ def _read_queues(state: State) -> None:
 
 def _read_heads(state: State) -> None:
     """Jobs that wait for a time and whose keys wait with them."""
-    for key, identifier in state.view.scan("heads", b"", b"\xff"):
-        name, lane_key = rows.split_head_key(key)
+    for key, _ in state.view.scan("heads", b"", b"\xff"):
+        name, lane_key, identifier = rows.split_head_key(key)
         queue = state.queue(name)
         found = state.find(identifier)
         if found is None or found.queue is not queue or found.place[1] != lane_key or queue.policy.key_limit != 1:

@@ -162,16 +162,21 @@ def unique_key(queue: str, text: str) -> bytes:
     return queue_prefix(queue) + text.encode()
 
 
-# ---- heads: queue 0 key -> id
+# ---- heads: queue 0 key 0 id -> nothing
 
 
-def head_key(queue: str, key: bytes) -> bytes:
-    return queue_prefix(queue) + key
+def heads_prefix(queue: str, key: bytes) -> bytes:
+    return b"%b%b\0" % (queue_prefix(queue), key)
 
 
-def split_head_key(row_key: bytes) -> tuple[str, bytes]:
-    end = row_key.index(b"\0")
-    return row_key[:end].decode(), row_key[end + 1 :]
+def head_key(queue: str, key: bytes, identifier: bytes) -> bytes:
+    return heads_prefix(queue, key) + identifier
+
+
+def split_head_key(row_key: bytes) -> tuple[str, bytes, bytes]:
+    """Queue, lane key, id."""
+    queue, lane_key, identifier = row_key.split(b"\0", 2)
+    return queue.decode(), lane_key, identifier
 
 
 # ---- deliveries: fence -> DeliveryRow

@@ -98,6 +98,7 @@ class State:
         self.next_watch = 0  # lease clock: when peers are to be looked at again
         self.wakes: list[tuple[int, str]] = []  # a heap of (lease clock, queue): when a rate lets it go on
         self.retain_at = NEVER  # wall clock: when queues that keep dead jobs for a time are to be looked at
+        self.retaining = False  # they are being looked at, in slices
         self.next_due = 0  # wall ms of the earliest timer; far away if none
         self.timers_from = b""  # no timer row lies before this key
         self.works: deque[Steps] = deque()  # slow work under way
@@ -164,14 +165,14 @@ class State:
 
     def give(self, queue: Queue, key: bytes, jobs: int) -> None:
         """So many jobs of the key are in flight no more."""
-        if queue.ring.give(key, jobs):
+        if queue.ring.give(key, jobs) or queue.suspects:
             self.hot[queue] = None
 
     def unkeep(self, queue: Queue, identifier: bytes, key: bytes) -> None:
         """A waiting job goes, or becomes ready: its key waits for it no longer, if it did."""
         if identifier in queue.ring.keys.kept:
-            self.tick.rows["heads"][rows.head_key(queue.name, key)] = None
-            if queue.ring.unkeep(identifier):
+            self.tick.rows["heads"][rows.head_key(queue.name, key, identifier)] = None
+            if queue.ring.unkeep(identifier) or queue.suspects:
                 self.hot[queue] = None
 
     def wake_later(self, queue: Queue, at: int) -> None:

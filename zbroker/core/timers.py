@@ -23,7 +23,7 @@ def fire(state: State) -> None:
             _KINDS[rows.kind_of(key)](state, rows.due_of(key), rows.TimerRow(queue, rank, lane_key, sequence, ids))
             state.tick.rows["timers"][key] = None
             state.timers_from = key + b"\0"
-            jobs += len(ids)
+            jobs += len(ids) * (limits.EXPIRY_WEIGHT if rows.kind_of(key) == rows.TIMER_EXPIRY else 1)
             read += 1
             if jobs >= limits.TURN_TIMERS:
                 break

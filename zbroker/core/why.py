@@ -123,9 +123,11 @@ def _held_by_key(state: State, found: Found) -> Iterator[Row]:
 def _holders(state: State, queue: Queue, key: bytes) -> list[str]:
     """Some of the jobs that count against the limit of a key: the one that it waits for, and those that run."""
     kept = queue.ring.keys.kept
-    head = state.view.get("heads", rows.head_key(queue.name, key))
-    waiting = [head] if head in kept else [identifier for _, _, identifier in islice(queue.suspects, limits.STEP_ROWS)]
-    found = [identifier.decode() for identifier in waiting if identifier is not None and kept.get(identifier) == key]
+    prefix = rows.heads_prefix(queue.name, key)
+    heads = islice(state.view.scan("heads", prefix, rows.beyond(prefix)), limits.WHY_NAMED)
+    waiting = [rows.split_head_key(row_key)[2] for row_key, _ in heads]
+    waiting = waiting or [identifier for _, _, identifier in islice(queue.suspects, limits.STEP_ROWS)]
+    found = [identifier.decode() for identifier in waiting if kept.get(identifier) == key]
     most = min(limits.WHY_NAMED, queue.ring.keys.running[key])
     looked = 0
     for delivery in state.deliveries.values():
