@@ -83,3 +83,39 @@ def test_a_change_without_its_job(store: MemoryStore) -> None:
 def test_an_index_of_the_dead_that_lies(store: MemoryStore) -> None:
     faults = damage(store, "dead", rows.dead_key("a", 1, b"nobody"), b"attempts")
     assert any("not dead" in fault for fault in faults)
+
+
+@pytest.fixture
+def holding() -> Iterator[MemoryStore]:
+    """A job that expires, with a unique text for as long as it goes on, and one with a text for a time."""
+    with LocalBroker() as broker:
+        client = broker.client()
+        client.send("e", 1, id="one", ttl="1h", unique="u", key="k")
+        client.send("e", 2, id="two", unique="v", unique_for="1h")
+        assert check_store(broker.store).faults == []
+        yield broker.store
+
+
+def test_a_unique_text_of_a_job_that_is_over(holding: MemoryStore) -> None:
+    value = rows.pack(rows.UniqueRow(b"gone", 0))
+    assert damage(holding, "unique", rows.unique_key("e", "w"), value) == [
+        "job gone has the unique text w, and does not go on"
+    ]
+    assert len(damage(holding, "unique", rows.unique_key("e", "v"), rows.pack(rows.UniqueRow(b"one", 0)))) == 2
+
+
+def test_a_unique_text_that_nothing_sets_free(holding: MemoryStore) -> None:
+    timers = holding.scan("timers", b"", b"\xff" * 300)
+    (timer,) = [key for key, _ in timers if rows.kind_of(key) == rows.TIMER_UNIQUE]
+    assert damage(holding, "timers", timer, None) == ["no timer sets free the unique text v of two"]
+
+
+def test_a_job_that_nothing_lets_expire(holding: MemoryStore) -> None:
+    timers = holding.scan("timers", b"", b"\xff" * 300)
+    (timer,) = [key for key, _ in timers if rows.kind_of(key) == rows.TIMER_EXPIRY]
+    assert damage(holding, "timers", timer, None) == ["queue e: 1 jobs that wait expire, and timers name 0"]
+
+
+def test_a_key_that_waits_for_a_job_which_does_not_wait(holding: MemoryStore) -> None:
+    faults = damage(holding, "heads", rows.head_key("e", b"k", b"one"), b"")
+    assert faults == ["a key of queue e waits for one, which does not wait"]

@@ -1,6 +1,7 @@
 """`zbroker check`: the invariants of a data directory, verified from the rows alone, with memory that does not grow.
 
-Every live job is in exactly one place, and the counters equal the rows. It changes no row; it shares the
+Every live job is in exactly one place, the counters equal the rows, and what a job holds beside its place (a unique
+text, the turn of its key, a timer for its expiry) it holds while it may. It changes no row; it shares the
 encodings with the core, not its bookkeeping, so that it can find the core wrong.
 """
 
@@ -63,6 +64,8 @@ class _Check:
         self._placed: Counter[tuple[str, State]] = Counter()  # entries, timers, deliveries that count
         self._jobs: Counter[tuple[str, State]] = Counter()  # jobs by what their own rows say
         self._sizes: Counter[tuple[str, State]] = Counter()  # bytes of those that wait
+        self._expiring: Counter[str] = Counter()  # jobs that wait and expire, by queue
+        self._timed: Counter[str] = Counter()  # those of them that a timer of that time names
         self._void = 0
 
     def run(self) -> Report:
@@ -73,6 +76,8 @@ class _Check:
         self._read_ready()
         self._read_timers()
         self._read_dead()
+        self._read_texts()
+        self._read_heads()
         self._read_jobs()
         self._read_orphans()
         self._compare()
@@ -133,16 +138,25 @@ class _Check:
     def _read_timers(self) -> None:
         scheduled: set[bytes] = set()  # a second row of the same time is of an earlier job of the id
         for key, value in self._store.scan("timers", b"", END):
-            if rows.kind_of(key) != rows.TIMER_READY:
-                continue
+            kind, due_ms = rows.kind_of(key), rows.due_of(key)
             timer = rows.TimerRow(*rows.unpack(value))
-            for identifier, record, change in self._read(timer.ids):
-                due = change is not None and change.state is State.SCHEDULED and change.due_ms == rows.due_of(key)
-                if record is None or not due or identifier in self._leased or identifier in scheduled:
+            for identifier, record, change in self._read(timer.ids) if kind != rows.TIMER_UNIQUE else ():
+                if record is None or identifier in self._leased:
+                    continue
+                if kind == rows.TIMER_EXPIRY:
+                    self._timed[timer.queue] += self._expires_at(record, change) == due_ms
+                    continue
+                due = change is not None and change.state is State.SCHEDULED and change.due_ms == due_ms
+                if not due or identifier in scheduled:
                     continue
                 if self._place_of(record) == (timer.queue, timer.rank, timer.key):
                     scheduled.add(identifier)
                     self._placed[timer.queue, State.SCHEDULED] += 1
+
+    def _expires_at(self, record: bytes, change: rows.Change | None) -> int:
+        """When a job that waits expires; 0 for never, and for one that does not wait."""
+        is_over = change is not None and (change.unexpiring or change.state not in WAITING)
+        return 0 if is_over else header_of(record).expires_ms
 
     def _read_dead(self) -> None:
         for key, _ in self._store.scan("dead", b"", END):
@@ -152,6 +166,40 @@ class _Check:
                 self._report.fault(f"the index of dead jobs names {_text(identifier)}, which is not dead")
             else:
                 self._placed[queue, State.DEAD] += 1
+
+    # ---- what jobs hold
+
+    def _read_texts(self) -> None:
+        """A unique text is held by a job that goes on, or for a time at whose end a timer sets it free."""
+        for key, value in self._store.scan("unique", b"", END):
+            queue, text = key.split(b"\0", 1)
+            row = rows.UniqueRow(*rows.unpack(value))
+            if row.until_ms:
+                first = rows.timer_key(row.until_ms, row.id, rows.TIMER_UNIQUE)
+                timers = [
+                    rows.TimerRow(*rows.unpack(timer)) for _, timer in self._store.scan("timers", first, first + END)
+                ]
+                if not any((timer.queue.encode(), timer.key) == (queue, text) for timer in timers):
+                    self._report.fault(f"no timer sets free the unique text {_text(text)} of {_text(row.id)}")
+                continue
+            ((_, record, change),) = self._read([row.id])
+            options = header_of(record).options if record is not None else {}
+            is_its_own = options.get("unique", "").encode() == text and header_of(record or b"").queue.encode() == queue
+            is_delivered = options.get("unique_for") == "waiting" and row.id in self._leased
+            if not is_its_own or is_delivered or (change is not None and change.state is State.DEAD):
+                self._report.fault(f"job {_text(row.id)} has the unique text {_text(text)}, and does not go on")
+
+    def _read_heads(self) -> None:
+        """A key waits for jobs that wait for a time, or came back from it and wait apart."""
+        for key, _ in self._store.scan("heads", b"", END):
+            queue, lane_key, identifier = rows.split_head_key(key)
+            ((_, record, change),) = self._read([identifier])
+            waits = change is not None and identifier not in self._leased
+            waits = waits and change.state in (State.SCHEDULED, State.READY)  # type: ignore[union-attr]
+            header = header_of(record) if record is not None else None
+            its_key = header.options.get("key", "").encode() if header is not None else None
+            if not waits or header is None or header.queue != queue or its_key != lane_key:
+                self._report.fault(f"a key of queue {queue} waits for {_text(identifier)}, which does not wait")
 
     # ---- jobs
 
@@ -176,6 +224,7 @@ class _Check:
         self._jobs[header.queue, state] += 1
         if state in WAITING:
             self._sizes[header.queue, state] += stored_bytes(record)
+            self._expiring[header.queue] += self._expires_at(record, change) > 0
         if "unique" in header.options and state is not State.DEAD:
             self._read_unique(identifier, header)
 
@@ -212,6 +261,9 @@ class _Check:
                         report.fault(f"queue {name}: {size} bytes are {state}, and its counter says {told}")
                 if counted[state] != jobs:
                     report.fault(f"queue {name}: {jobs} jobs are {state}, and its counter says {counted[state]}")
+        for name, jobs in self._expiring.items():
+            if self._timed[name] < jobs:
+                report.fault(f"queue {name}: {jobs} jobs that wait expire, and timers name {self._timed[name]}")
         for name, state in self._jobs:
             if state not in COUNTED:
                 report.fault(f"queue {name}: live jobs in the state {state}")

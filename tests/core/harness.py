@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from zbroker.check import check_store
+from zbroker.core import rows
 from zbroker.core.core import Core
 from zbroker.core.entities import Queue, is_special
 from zbroker.core.policy import QueuePolicy
@@ -389,8 +390,12 @@ class Bench:
                 running[found.place[1]] += 1
                 assert (identifier in delivery.special) == is_special(found.header)
         assert keys.running == dict(running)
+        prefix = rows.queue_prefix(queue.name)
+        heads = {rows.split_head_key(key)[2] for key, _ in self.store.scan("heads", prefix, rows.beyond(prefix))}
+        assert heads <= keys.kept.keys()
         for identifier, key in keys.kept.items():
             found = state.find(identifier)
+            assert found is None or found.state is not State.SCHEDULED or identifier in heads
             assert found is not None and found.state in WAITING and found.place[1] == key
             assert queue.policy.key_limit == 1
         if keys.limit:

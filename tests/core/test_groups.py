@@ -442,3 +442,13 @@ def test_keys_of_two_queues_have_nothing_to_do_with_each_other() -> None:
     worker = bench.worker("w", "q", "r", capacity=9)
     assert Counter(worker.ids()) == Counter(["q1", "r1"])
     bench.check()
+
+
+def test_a_suspect_keeps_its_key_over_a_restart_also_from_a_job_of_a_better_priority() -> None:
+    bench, producer, worker = group("a", "b")
+    assert worker.job()[0] == "a"
+    kill(bench, worker)
+    producer.put("q", "urgent", key="k", priority=9)
+    crash(bench, producer)
+    other = bench.worker("other", "q", capacity=10)
+    rest_in_order(bench, other, "a", "urgent", "b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -360,4 +361,37 @@ def test_one_queue_for_the_dead_of_all_is_no_circle() -> None:
     assert bench.counts("dead-jobs") == {"dead": 1} and bench.counts("q") == {}, "its own dead stay there"
     refused = producer.refused(m.Order(50, 1, "set", {"queue": "dead-jobs", "options": {"dead_to": "q"}}))
     assert refused.code == "invalid"
+    bench.check()
+
+
+def test_a_circle_that_the_file_closed_meanwhile_is_broken_at_the_start() -> None:
+    bench = Bench(policy={"max_attempts": 1})
+    producer = bench.producer()
+    producer.order("set", queue="a", options={"dead_to": "b"})
+    bench.settings = replace(bench.settings, queues={"b": {"dead_to": "a"}})
+    bench.crash()
+    (told,) = bench.told("dead_to ignored")
+    assert told["queue"] == "a" and "come back" in told["reason"]
+    producer.connect()
+    worker = bench.worker("w", "a", "b")
+    producer.put("b", "x")
+    worker.nack(worker.job()[1], "x")
+    worker.nack(worker.job()[1], "x")
+    assert worker.jobs() == [] and bench.counts("a") == {"dead": 1}
+    bench.check()
+
+
+def test_very_many_keys_that_wait_are_set_free_in_slices() -> None:
+    bench = Bench(policy={"key_limit": 1})
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=1000)
+    jobs = 10 * limits.STEP_ROWS
+    for n in range(jobs):
+        producer.put("q", f"{n}/a", f"{n}/b", key=str(n))
+    for identifier, fence in worker.jobs():
+        worker.snooze(fence, identifier, delay=3_600_000)
+    assert worker.jobs() == []
+    before = bench.turns
+    producer.order("set", queue="q", options={"key_limit": 2})
+    assert len(worker.ids()) == jobs and bench.turns - before >= jobs // limits.STEP_ROWS // limits.TURN_STEPS
+    assert not list(bench.store.scan("heads", b"", b"\xff"))
     bench.check()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from zbroker import limits
 from zbroker.core import dead, history, rows, unique
-from zbroker.core.entities import NEVER, Delivery, Peer, expiry_of, place_of
+from zbroker.core.entities import NEVER, Delivery, Peer, Queue, expiry_of, place_of
 from zbroker.core.policy import attempts_allowed, retry_delay
 from zbroker.core.rows import LOST, Attempt, Change
 from zbroker.core.state import State, Steps
@@ -237,7 +237,7 @@ def _return(state: State, leaving: Leaving, change: Change, event: Event) -> Non
     state.move(queue, JobState.LEASED, event, 1, stored_bytes(leaving.record))
     place = place_of(header_of(leaving.record))
     if change.losses and queue.policy.key_limit == 1:
-        queue.ring.keep(identifier, place[1])
+        _keep(state, queue, place[1], identifier)
     else:
         state.give(queue, place[1], 1)
     state.put_back(queue, place, identifier, change)
@@ -255,10 +255,15 @@ def _schedule(state: State, leaving: Leaving, change: Change, wait_ms: int, even
     state.add_timer(change.due_ms, rows.TimerRow(queue.name, rank, key, change.sequence, [identifier]))
     state.move(queue, JobState.LEASED, event, 1, stored_bytes(leaving.record))
     if queue.policy.key_limit == 1:
-        queue.ring.keep(identifier, key)
-        state.tick.rows["heads"][rows.head_key(queue.name, key, identifier)] = b""
+        _keep(state, queue, key, identifier)
     else:
         state.give(queue, key, 1)
+
+
+def _keep(state: State, queue: Queue, key: bytes, identifier: bytes) -> None:
+    """The key waits for this job while it waits, also after a restart."""
+    queue.ring.keep(identifier, key)
+    state.tick.rows["heads"][rows.head_key(queue.name, key, identifier)] = b""
 
 
 def _expired(state: State, leaving: Leaving, change: Change) -> bool:

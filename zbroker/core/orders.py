@@ -1,14 +1,16 @@
 """Orders: what people and programs tell the broker to change. Each is applied once; long ones go on in slices."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+from zbroker import limits
 from zbroker.core import dead, history, rows, schedules, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import State
+from zbroker.core.state import State, Steps
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zbroker.core.works import Work, begin, refuse_if_busy
@@ -189,14 +191,22 @@ def _use(state: State, queue: Queue, options: Options) -> dict[str, Any]:
     key = rows.META_POLICY + queue.name.encode()
     state.tick.rows["meta"][key] = rows.pack(options) if options else None
     queue.use(state.policy(queue.name, options))
-    if queue.policy.key_limit != 1:
-        for identifier, lane_key in list(queue.ring.keys.kept.items()):
-            state.unkeep(queue, identifier, lane_key)
+    if queue.policy.key_limit != 1 and queue.ring.keys.kept:
+        state.work(_set_keys_free(state, queue))
     state.retain_at = min(state.retain_at, state.wall)
     history.kept_anew(state, queue)
     state.hot[queue] = None
     state.notice("info", "policy set", queue=queue.name, options=sorted(options))
     return {"policy": policy_row(state, queue)}
+
+
+def _set_keys_free(state: State, queue: Queue) -> Steps:
+    """Slow work: keys wait for none of their jobs any more, unless they are to again meanwhile."""
+    kept = queue.ring.keys.kept
+    while kept and queue.policy.key_limit != 1:
+        for identifier, lane_key in list(islice(kept.items(), limits.STEP_ROWS)):
+            state.unkeep(queue, identifier, lane_key)
+        yield None
 
 
 def policy_row(state: State, queue: Queue) -> dict[str, tuple[Any, str]]:

@@ -1,8 +1,10 @@
 """What a start reads: names, counters, and what was in flight. What waits stays on disk, so a start costs the same
 whatever waits."""
 
+from dataclasses import replace
+
 from zbroker import limits
-from zbroker.core import history, leave, rows, schedules, works
+from zbroker.core import dead, history, leave, rows, schedules, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -74,6 +76,16 @@ def _read_queues(state: State) -> None:
         queue.use(state.policy(queue.name, queue.options))
     for name in state.settings.queues:
         state.queue(name)
+    _break_circles(state)
+
+
+def _break_circles(state: State) -> None:
+    """A circle of `dead_to` is refused when it is set; one can still come from a file that was changed meanwhile."""
+    for queue in state.queues.values():
+        fault = dead.chain_fault(state, queue.name, queue.policy.dead_to)
+        if fault is not None and queue.policy.dead_to != queue.name:
+            queue.use(replace(queue.policy, dead_to=""))
+            state.notice("error", "dead_to ignored", queue=queue.name, reason=fault)
 
 
 def _read_heads(state: State) -> None:
