@@ -142,9 +142,12 @@ def _schedules(value: Any) -> dict[str, dict[str, Any]]:
     declared: dict[str, dict[str, Any]] = {}
     for name, written in value.items():
         try:
-            declared[name] = schedule_arguments(name, **written)
+            arguments = declared[name] = schedule_arguments(name, **written)
         except (InvalidArgument, TypeError) as error:
             raise InvalidArgument(f"{name}: {error}") from None
+        fault = Calendar().fault(arguments.get("cron", "* * * * *"), arguments["zone"])
+        if fault is not None:
+            raise InvalidArgument(f"{name}: {fault}")
     return declared
 
 

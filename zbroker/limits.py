@@ -34,6 +34,9 @@ TURN_TIMERS = 2000
 EXPIRY_WEIGHT = 3
 """So many of them one that expires counts for: it costs some 12 us, and one that becomes ready 5."""
 
+SCHEDULE_WEIGHT = 20
+"""Likewise each schedule that fires, and each job that it makes."""
+
 STALE_LEASES = 1000
 """Deadlines of settled deliveries that are kept, beyond as many as there are deliveries, before they are sorted out."""
 

@@ -106,13 +106,15 @@ class Client:
         Raises what `send` and `result` raise; `ResultTimeout` when the time is over.
         """
         deadline = time.monotonic() + parse_duration(timeout)
-        options.setdefault("ttl", timeout)
+        if options.get("ttl") is None:
+            options["ttl"] = timeout
         job = self.send(queue, payload, timeout=timeout, **options)
         try:
             return job.result(timeout=max(0.0, deadline - time.monotonic()))
         except ResultTimeout:
-            with contextlib.suppress(ZError):  # its expiry ends it, too; what counts is that the caller's time is over
-                job.cancel(timeout=CANCEL_S)
+            if not job.existing:  # else it is somebody else's
+                with contextlib.suppress(ZError):  # what counts is that the caller's time is over
+                    job.cancel(timeout=CANCEL_S)
             raise
 
     # ---- single jobs

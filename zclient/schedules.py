@@ -12,7 +12,8 @@ from zclient.durations import duration_ms, format_duration
 from zclient.errors import InvalidArgument
 from zclient.handles import text_of
 from zclient.joboptions import JobOptions
-from zclient.jobs import encode_payload, moment, queue_name, wire_options
+from zclient.jobs import encode_payload, moment, queue_name, whole, wire_options
+from zclient.protocol.limits import MAX_CATCH_UP, schedule_name_fault
 from zclient.verbs import Verb
 
 OVERLAPS = ("allow", "skip", "queue_one")
@@ -80,8 +81,14 @@ def schedule_arguments(
 ) -> dict[str, Any]:
     """What the broker is told of a schedule; `InvalidArgument` for what no schedule can say. The broker judges the cron
     expression and the zone."""
+    if fault := schedule_name_fault(name):
+        raise InvalidArgument(fault)
     if (cron is None) == (every is None):
-        raise InvalidArgument("a schedule has a cron expression or an interval (every)")
+        raise InvalidArgument("a schedule has either a cron expression or an interval (every)")
+    if [type(given) for given in (tz, cron or "", paused)] != [str, str, bool]:
+        raise InvalidArgument("cron and tz are texts, paused is true or false")
+    if options.get("at") is not None or options.get("unique") is not None:
+        raise InvalidArgument("a schedule's jobs have their times and ids from it: no at and no unique")
     if overlap not in OVERLAPS:
         raise InvalidArgument(f"overlap is one of {', '.join(OVERLAPS)}, not {overlap!r}")
     if catch_up not in CATCH_UPS:
@@ -96,7 +103,7 @@ def schedule_arguments(
         "options": wire_options(**options),
         "overlap": overlap,
         "catch_up": catch_up,
-        "catch_up_limit": catch_up_limit,
+        "catch_up_limit": whole(catch_up_limit, "catch_up_limit", 1, MAX_CATCH_UP),
         "paused": paused,
     }
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, ZError
+from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, Refused, ZError
 from zclient.protocol import messages as m
 from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
@@ -259,6 +259,11 @@ class WorkerSession:
             delivery = job.delivery
             delivery.unsettled -= 1
             self.unsettled -= 1
+            sending = job.sends if outcome == m.Outcome.ACK else ()
+            if sending and groups and (sent + len(sending) > MAX_BATCH_JOBS or size + job.sent_bytes > MESSAGE_BYTES):
+                self._settle(groups, sends, now)
+                groups, sends, current = {}, [], (None, 0)
+                acks = others = sent = size = 0
             if current[0] is not delivery or current[1] != outcome:
                 current = (delivery, outcome)
                 ids, values = groups.setdefault((delivery.fence, outcome), ([], []))
@@ -268,10 +273,10 @@ class WorkerSession:
                 size += len(value)
             if outcome == m.Outcome.ACK:
                 acks += 1
-                if job.sends:
+                if sending:
                     sends.append(m.Sent(delivery.fence, job.identifier, job.sends))
-                    sent += len(job.sends)
-                    size += sum(len(payload) for group in job.sends for payload in group.payloads)
+                    sent += len(sending)
+                    size += job.sent_bytes
             else:
                 others += 1
             if max(acks, sent) >= MAX_BATCH_JOBS or others >= MAX_ORDER_IDS or size >= MESSAGE_BYTES:
@@ -340,6 +345,7 @@ class WorkerSession:
             elif verdict == "unsent":
                 kept.add(identifier)
                 told = reason_map("SendRefused", f"what it sent was refused: {entry[-1]}")
+                self.faults.append(Refused(f"job {job.id} is tried again: {told['text']}"))
                 self._send([m.Settlement(fence, int(m.Outcome.NACK), [identifier], [told])], now)
             else:
                 self.refused += 1

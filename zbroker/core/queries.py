@@ -24,6 +24,9 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
     if verb in listings.LISTINGS or verb == "dead_groups":
         refuse_if_busy(state)
         listings.begin(state, peer, number, verb, arguments)
+    elif verb == "schedules":
+        refuse_if_busy(state)
+        state.work(schedules.tell_all(state, peer, number))
     elif verb == "show" and not state.history.complete:
         refuse_if_busy(state)
         state.work(_show_later(state, peer, number, arguments))
@@ -215,7 +218,6 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "show": show,
     "why": _why,
     "queues": _queues,
-    "schedules": lambda state, arguments: schedules.listed(state),
     "queue": _queue,
     "workers": _workers,
     "stats": _stats,

@@ -6,24 +6,26 @@ to say that the core is given.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Any, NamedTuple, Protocol
 
 from zbroker import limits
 from zbroker.core import history, rows
+from zbroker.core.entities import Peer
 from zbroker.core.policy import Options
-from zbroker.core.put import judge_group, store
+from zbroker.core.put import judge_group, put, store
 from zbroker.core.refusal import Refusal
-from zbroker.core.state import State
+from zbroker.core.state import State, Steps
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Group
+from zclient.protocol.messages import Answer, Group, Put
 
 OVERLAPS = ("allow", "skip", "queue_one")
 CATCH_UPS = ("one", "none", "all")
 
 LATE_MS = 60_000
-"""An occurrence that is older than this when it is looked at was missed."""
+"""An occurrence that is older than this when it is looked at was missed. A broker that crashes, or stands still for a
+moment, so misses none, however often they come."""
 
 AGAIN_MS = 1_000
 """When an occurrence is tried again that cannot be stored now: the disk is low, or a start is not through."""
@@ -56,8 +58,10 @@ class Schedule(NamedTuple):
     next_ms: int  # 0: never again
     last_ms: int = 0
     last_id: bytes = b""
+    run_id: bytes = b""  # of the last job that somebody asked for beside the occurrences
     jobs: int = 0  # that it has made
-    skipped: int = 0  # occurrences without a job
+    skipped: int = 0  # occurrences without a job, those left out that were missed
+    words: str = ""  # what the cron expression says
 
 
 def _save(state: State, name: str, schedule: Schedule) -> None:
@@ -68,7 +72,9 @@ def _save(state: State, name: str, schedule: Schedule) -> None:
 
 
 def _look_at(state: State, name: str, at_ms: int) -> None:
-    state.add_timer(at_ms, rows.TimerRow("", 0, name.encode(), 0, [name.encode()]), rows.TIMER_SCHEDULE)
+    key = name.encode()
+    if state.view.get("timers", rows.timer_key(at_ms, key, rows.TIMER_SCHEDULE)) is None:
+        state.add_timer(at_ms, rows.TimerRow("", 0, key, 0, [key]), rows.TIMER_SCHEDULE)
 
 
 def _load(state: State, name: str) -> Schedule | None:
@@ -105,36 +111,43 @@ def _until(state: State, schedule: Schedule, ms: int) -> Iterator[int]:
 def _calendar(state: State) -> Calendar:
     calendar = state.settings.calendar
     if calendar is None:
-        raise AssertionError("a core without a calendar has no schedules")
+        raise Refusal("not_found", "this broker has no calendar, and so no schedules")
     return calendar
 
 
 def _due(state: State, schedule: Schedule) -> list[int]:
-    """The occurrences that get a job now, oldest first: what is on time, and of those that were missed as many as the
-    schedule wants to catch up on."""
-    most = schedule.catch_up_limit if schedule.catch_up == "all" else 1
-    come = takewhile(lambda at: at >= schedule.next_ms, _until(state, schedule, state.wall))
-    due = list(islice(come, most))
-    if schedule.catch_up == "none":
-        due = [at for at in due if at > state.wall - LATE_MS]
+    """The occurrences that get a job now, oldest first: those on time, and of those that were missed as many as the
+    schedule wants to catch up on, the latest. With `one` that is none if another comes anyway."""
+    before = takewhile(lambda at: at > schedule.next_ms, _until(state, schedule, state.wall))
+    due: list[int] = []
+    missed = 0
+    for at in chain(before, (schedule.next_ms,)):
+        if at <= state.wall - LATE_MS:
+            most = {"none": 0, "one": 0 if due else 1, "all": schedule.catch_up_limit}[schedule.catch_up]
+            if missed >= most:
+                break
+            missed += 1
+        due.append(at)
     return due[::-1]
 
 
 # ---- its timer
 
 
-def fire(state: State, due_ms: int, timer: rows.TimerRow) -> None:
-    """The timer of a schedule: its jobs, and its next time."""
+def fire(state: State, due_ms: int, timer: rows.TimerRow) -> int:
+    """The timer of a schedule: its jobs, and its next time. Returns how many jobs of another timer that weighs."""
     name = timer.key.decode()
     schedule = _load(state, name)
     if schedule is None or schedule.paused or not schedule.next_ms or schedule.next_ms > state.wall:
-        return  # it was changed since
+        return 1  # it was changed since
     if state.disk_low or not state.history.complete:
         _look_at(state, name, state.wall + AGAIN_MS)
-        return
-    for at in _due(state, schedule):
+        return 1
+    due = _due(state, schedule)
+    for at in due:
         schedule = _occur(state, name, schedule, at)
     _save(state, name, schedule._replace(next_ms=_next_after(state, schedule, state.wall)))
+    return limits.SCHEDULE_WEIGHT * (1 + len(due))
 
 
 def _occur(state: State, name: str, schedule: Schedule, at: int) -> Schedule:
@@ -151,22 +164,30 @@ def _occur(state: State, name: str, schedule: Schedule, at: int) -> Schedule:
 
 
 def _is_in_the_way(state: State, schedule: Schedule) -> bool:
-    """Whether the job before forbids another one: at all where it goes on, or only while it waits."""
-    if schedule.overlap == "allow" or not schedule.last_id:
+    """Whether a job before forbids another one: at all where it goes on, or only while it waits. That holds for the
+    last occurrence, and for the last run that somebody asked for."""
+    if schedule.overlap == "allow":
         return False
-    before = state.find(schedule.last_id)
-    if before is None or before.state is JobState.DEAD:
-        return False
-    return schedule.overlap == "skip" or before.delivery is None
+    for identifier in (schedule.last_id, schedule.run_id):
+        before = state.find(identifier) if identifier else None
+        if before is None or before.state is JobState.DEAD:
+            continue
+        if schedule.overlap == "skip" or before.delivery is None:
+            return True
+    return False
 
 
 def _put(state: State, name: str, schedule: Schedule, identifier: bytes, at: int) -> None:
     """Store the job of an occurrence, once. The limits of the queue's length do not hold for it: nobody could wait."""
     if state.find(identifier) is not None or history.holds(state, identifier):
         return
-    headers = {**schedule.options.get("headers", {}), "schedule": name, "occurrence": at}
-    group = Group(schedule.queue, {**schedule.options, "headers": headers}, [identifier], [schedule.payload])
+    group = _job_of(name, schedule, identifier, at)
     store(state, group, judge_group(state, group))
+
+
+def _job_of(name: str, schedule: Schedule, identifier: bytes, at: int) -> Group:
+    headers = {**schedule.options.get("headers", {}), "schedule": name, "occurrence": at}
+    return Group(schedule.queue, {**schedule.options, "headers": headers}, [identifier], [schedule.payload])
 
 
 # ---- orders
@@ -176,32 +197,34 @@ def put_schedule(state: State, arguments: Mapping[str, Any], *, declared: bool =
     """Make a schedule, or change the one of this name; what it remembers of its past stays."""
     name = _name_of(arguments)
     before = _load(state, name)
-    if before is None:
-        known = sum(1 for _ in state.view.scan("schedules", b"", b"\xff"))
-        if known >= limits.MAX_SCHEDULES:
-            raise Refusal("invalid", f"there are {known} schedules, as many as there may be")
+    if before is None and state.schedules >= limits.MAX_SCHEDULES:
+        raise Refusal("invalid", f"there are {state.schedules} schedules, as many as there may be")
     schedule = _judged(state, arguments)._replace(declared=declared)
-    if before is not None:
+    if before is None:
+        state.schedules += 1
+    else:
         same_times = (before.cron, before.every_ms, before.zone) == (schedule.cron, schedule.every_ms, schedule.zone)
         schedule = schedule._replace(
             begun_ms=before.begun_ms if same_times else schedule.begun_ms,
             next_ms=before.next_ms if same_times and not before.paused else schedule.next_ms,
             last_ms=before.last_ms,
             last_id=before.last_id,
+            run_id=before.run_id,
             jobs=before.jobs,
             skipped=before.skipped,
         )
-    _save(state, name, schedule)
-    state.notice("info", "schedule set", schedule=name, queue=schedule.queue)
-    return row_of(state, name, schedule)
+    if schedule != before:
+        _save(state, name, schedule)
+        state.notice("info", "schedule set", schedule=name, queue=schedule.queue)
+    return row_of(name, schedule)
 
 
 def _name_of(arguments: Mapping[str, Any]) -> str:
     name = arguments.get("name")
-    if type(name) is not str or len(name) > wire.MAX_SCHEDULE_CHARS or wire.queue_name_fault(name):
-        text = "letters, digits and _ . : / @ -, the first a letter, digit or _"
-        raise Refusal("invalid", f"the name of a schedule has 1 to {wire.MAX_SCHEDULE_CHARS} {text}: {name!r:.60}")
-    return name
+    fault = wire.schedule_name_fault(name)
+    if fault:
+        raise Refusal("invalid", fault)
+    return str(name)
 
 
 def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
@@ -210,7 +233,7 @@ def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
     if type(cron) is not str or type(every) is not int or type(zone) is not str or bool(cron) == bool(every):
         raise Refusal("invalid", "a schedule has a cron expression, or an interval (every, in ms), and a zone")
     if every and not wire.MIN_INTERVAL_MS <= every <= wire.MAX_DELAY_MS:
-        raise Refusal("invalid", f"an interval is at least {wire.MIN_INTERVAL_MS} ms, not {every}")
+        raise Refusal("invalid", f"an interval is {wire.MIN_INTERVAL_MS} ms to ten years, not {every} ms")
     fault = _calendar(state).fault(cron or "* * * * *", zone)
     if fault:
         raise Refusal("invalid", fault)
@@ -243,7 +266,8 @@ def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
         state.wall,
         0,
     )
-    return schedule._replace(next_ms=_next_after(state, schedule, state.wall))
+    words = _calendar(state).words(cron) if cron else ""
+    return schedule._replace(next_ms=_next_after(state, schedule, state.wall), words=words)
 
 
 def _with_room(options: Options) -> dict[str, Any]:
@@ -255,21 +279,29 @@ def _with_room(options: Options) -> dict[str, Any]:
 
 def remove(state: State, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """No more jobs of it; those that it made stay."""
-    name = arguments.get("name")
-    row = row_of(state, str(name), _needed(state, name))
-    state.tick.rows["schedules"][str(name).encode()] = None
+    name = str(arguments.get("name"))
+    row = row_of(name, _needed(state, arguments.get("name")))
+    _forget(state, name)
     return row
 
 
+def _forget(state: State, name: str) -> None:
+    state.tick.rows["schedules"][name.encode()] = None
+    state.schedules -= 1
+    state.notice("info", "schedule removed", schedule=name)
+
+
 def run_now(state: State, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """One job at once, beside its occurrences and whatever overlaps; its id."""
+    """One job at once, beside its occurrences and whatever overlaps, also of a paused one; its id. It is judged as any
+    job that somebody sends, and refused at the limits of its queue."""
     name = str(arguments.get("name"))
     schedule = _needed(state, arguments.get("name"))
-    identifier = f"{name}@{state.wall}".encode()
-    _put(state, name, schedule, identifier, state.wall)
-    state.tick.rows["schedules"][name.encode()] = rows.pack(
-        schedule._replace(last_id=identifier, last_ms=state.wall, jobs=schedule.jobs + 1)
-    )
+    at = state.wall
+    while state.find(identifier := f"{name}@{at}.run".encode()) or history.holds(state, identifier):
+        at += 1  # one of the same millisecond
+    put(state, Put(0, 0, [_job_of(name, schedule, identifier, at)]))
+    changed = schedule._replace(run_id=identifier, last_ms=state.wall, jobs=schedule.jobs + 1)
+    state.tick.rows["schedules"][name.encode()] = rows.pack(changed)
     return {"id": identifier}
 
 
@@ -289,27 +321,33 @@ def _paused(state: State, arguments: Mapping[str, Any], *, paused: bool) -> dict
     if schedule.paused != paused:
         schedule = schedule._replace(paused=paused, next_ms=_next_after(state, schedule, state.wall))
         _save(state, name, schedule)
-    return row_of(state, name, schedule)
+        state.notice("info", "schedule paused" if paused else "schedule resumed", schedule=name)
+    return row_of(name, schedule)
 
 
 # ---- what people see
 
 
-def listed(state: State) -> list[dict[str, Any]]:
-    """All schedules, by name."""
-    return [
-        row_of(state, key.decode(), Schedule(*rows.unpack(value)))
-        for key, value in state.view.scan("schedules", b"", b"\xff")
-    ]
+def tell_all(state: State, peer: Peer, number: int) -> Steps:
+    """Slow work: all schedules, by name, to whoever asked."""
+    told: list[dict[str, Any]] = []
+    route, start = peer.route, b""
+    while page := list(islice(state.view.scan("schedules", start, b"\xff"), limits.STEP_ROWS)):
+        told += [row_of(key.decode(), Schedule(*rows.unpack(value))) for key, value in page]
+        start = page[-1][0] + b"\0"
+        yield None
+        if peer.route is None or peer.route != route:
+            return  # nobody waits for it
+    state.send(peer, Answer(number, told))
 
 
-def row_of(state: State, name: str, schedule: Schedule) -> dict[str, Any]:
+def row_of(name: str, schedule: Schedule) -> dict[str, Any]:
     """A schedule as people see it."""
     return {
         "name": name,
         "cron": schedule.cron,
         "every_ms": schedule.every_ms,
-        "words": _calendar(state).words(schedule.cron) if schedule.cron else "",
+        "words": schedule.words,
         "zone": schedule.zone,
         "queue": schedule.queue,
         "options": schedule.options,
@@ -331,12 +369,19 @@ def row_of(state: State, name: str, schedule: Schedule) -> dict[str, Any]:
 
 def declare(state: State) -> None:
     """What the configuration file declares; what it declared before and does no more goes. What people made themselves
-    under a name wins over the file."""
+    under a name wins over the file, and so does their pausing and resuming of what it declares."""
     declared = state.settings.schedules
-    for key, value in list(state.view.scan("schedules", b"", b"\xff")):
-        if Schedule(*rows.unpack(value)).declared and key.decode() not in declared:
-            state.tick.rows["schedules"][key] = None
+    known = [(key.decode(), Schedule(*rows.unpack(value))) for key, value in state.view.scan("schedules", b"", b"\xff")]
+    state.schedules = len(known)
+    for name, schedule in known:
+        if schedule.declared and name not in declared:
+            _forget(state, name)
     for name, arguments in declared.items():
         before = _load(state, name)
-        if before is None or before.declared:
-            put_schedule(state, {"name": name, **arguments}, declared=True)
+        if before is not None and not before.declared:
+            continue
+        paused = before.paused if before is not None else arguments.get("paused", False)
+        try:
+            put_schedule(state, {**arguments, "name": name, "paused": paused}, declared=True)
+        except Refusal as refusal:
+            state.notice("error", "schedule ignored", schedule=name, reason=refusal.text)

@@ -26,6 +26,8 @@ def settle(state: State, message: Settle) -> list[Verdict]:
     if acks > wire.MAX_BATCH_JOBS or others > wire.MAX_ORDER_IDS:
         most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_ORDER_IDS}"
         raise Refusal("batch_too_large", f"{acks} acks and {others} other settlements in one message; {most}")
+    if message.sends:
+        _refuse_too_much(message)
     refused: list[Verdict] = []
     peers: dict[Peer, None] = {}
     unsent = _send(state, message, refused) if message.sends else ()
@@ -45,6 +47,16 @@ def settle(state: State, message: Settle) -> list[Verdict]:
     for peer in peers:
         state.credit_changed(peer)
     return refused
+
+
+def _refuse_too_much(message: Settle) -> None:
+    """What the jobs of one SETTLE send is together no more than what a PUT may carry."""
+    groups = [group for sent in message.sends for group in sent.groups]
+    jobs = sum(len(group.ids) for group in groups)
+    size = sum(sum(map(len, group.payloads)) for group in groups)
+    if jobs > wire.MAX_BATCH_JOBS or size > wire.MAX_BATCH_BYTES:
+        most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_BATCH_BYTES}"
+        raise Refusal("batch_too_large", f"{jobs} jobs of {size} bytes are sent with the acks of one message; {most}")
 
 
 def _send(state: State, message: Settle, refused: list[Verdict]) -> set[tuple[int, bytes]]:

@@ -104,6 +104,7 @@ class State:
         self.works: deque[Steps] = deque()  # slow work under way
         self.resting: list[tuple[int, int, Steps]] = []  # a heap of (lease clock, n, slow work that goes on then)
         self.next_work = 0  # the number of the last long order
+        self.schedules = 0  # how many there are
         self.history = HistoryIndex()
         self.notices: list[Notice] = []
         self.disk_low = False

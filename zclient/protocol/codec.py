@@ -238,10 +238,12 @@ def _settlement(fields: Any, frames: Sequence[bytes]) -> m.Settlement:
 def _decode_settle(fields: Any, frames: Sequence[bytes]) -> m.Settle:
     _, number, settlements, sends = fields
     _typed(settlements, list, "settlements")
+    sent = [_sent(each, frames) for each in _list_of(sends, list, "sends", limits.MAX_BATCH_JOBS)]
+    _need(len({(each.fence, each.id) for each in sent}) == len(sent), "what a job sends stands in one entry")
     return m.Settle(
         _number(number, "number"),
         [_settlement(settlement, frames) for settlement in settlements],
-        [_sent(sent, frames) for sent in _list_of(sends, list, "sends", limits.MAX_BATCH_JOBS)] if sends else [],
+        sent,
     )
 
 

@@ -6,6 +6,7 @@ The broker may be set to lower ones; it tells its peers so in WELCOME. The broke
 """
 
 import re
+from typing import Any
 
 PROTOCOL_VERSION = 1
 """Number in HELLO and WELCOME. Raised when a peer of the older number could misunderstand a message."""
@@ -114,6 +115,14 @@ def queue_name_fault(name: str) -> str | None:
     if name.startswith(_RESERVED):
         return f"queue names that start with {' or '.join(_RESERVED)} belong to the broker: {name!r}"
     return None
+
+
+def schedule_name_fault(name: Any) -> str | None:
+    """Why ``name`` cannot be a schedule's name, or None if it can: a queue's name, but shorter."""
+    if type(name) is str and 0 < len(name) <= MAX_SCHEDULE_CHARS and _NAME.fullmatch(name):
+        return None
+    text = "letters, digits and _ . : / @ -, the first a letter, digit or _"
+    return f"the name of a schedule has 1 to {MAX_SCHEDULE_CHARS} {text}: {name!r:.60}"
 
 
 def id_fault(identifier: bytes) -> str | None:
