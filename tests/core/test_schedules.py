@@ -1,4 +1,4 @@
-"""Schedules: one job for each occurrence, whatever happens to the broker and its clock; and what people do with them."""
+"""Schedules: one job for each occurrence, whatever happens to broker and clock; and what people do with them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,8 @@ def one(peer: Peer, name: str = "s") -> dict[str, Any]:
 def made(bench: Bench, name: str = "s") -> list[int]:
     """When the occurrences were whose jobs were put and still wait, in order."""
     prefix = f"{name}@".encode()
-    return sorted(
-        int(key.removeprefix(prefix)) for key, _ in bench.store.scan("jobs", prefix, prefix + b"\xff") if b"." not in key
-    )
+    ids = [key.removeprefix(prefix) for key, _ in bench.store.scan("jobs", prefix, prefix + b"\xff")]
+    return sorted(int(time) for time in ids if time.isdigit())
 
 
 def put(bench: Bench, queue: str = "q") -> int:
