@@ -13,7 +13,7 @@ from zclient.errors import InvalidArgument
 from zclient.handles import text_of
 from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, moment, queue_name, whole, wire_options
-from zclient.protocol.limits import MAX_CATCH_UP, schedule_name_fault
+from zclient.protocol.limits import MAX_CATCH_UP, MAX_DELAY_MS, MIN_INTERVAL_MS, schedule_name_fault
 from zclient.verbs import Verb
 
 OVERLAPS = ("allow", "skip", "queue_one")
@@ -93,7 +93,7 @@ def schedule_arguments(
         raise InvalidArgument(f"overlap is one of {', '.join(OVERLAPS)}, not {overlap!r}")
     if catch_up not in CATCH_UPS:
         raise InvalidArgument(f"catch_up is one of {', '.join(CATCH_UPS)}, not {catch_up!r}")
-    when = {"cron": cron} if cron is not None else {"every": duration_ms(every)}
+    when = {"cron": cron} if cron is not None else {"every": _interval_ms(every)}
     return {
         "name": name,
         **when,
@@ -106,6 +106,13 @@ def schedule_arguments(
         "catch_up_limit": whole(catch_up_limit, "catch_up_limit", 1, MAX_CATCH_UP),
         "paused": paused,
     }
+
+
+def _interval_ms(every: Any) -> int:
+    interval_ms = duration_ms(every)
+    if not MIN_INTERVAL_MS <= interval_ms <= MAX_DELAY_MS:
+        raise InvalidArgument(f"an interval is one second to ten years, not {every!r:.60}")
+    return interval_ms
 
 
 def put(arguments: dict[str, Any]) -> Verb[Schedule]:
