@@ -119,3 +119,12 @@ def test_a_job_that_nothing_lets_expire(holding: MemoryStore) -> None:
 def test_a_key_that_waits_for_a_job_which_does_not_wait(holding: MemoryStore) -> None:
     faults = damage(holding, "heads", rows.head_key("e", b"k", b"one"), b"")
     assert faults == ["a key of queue e waits for one, which does not wait"]
+
+
+def test_a_schedule_that_has_no_timer() -> None:
+    with LocalBroker() as broker:
+        broker.client().schedule("s", "q", cron="* * * * *")
+        broker.client().schedule("t", "q", cron="* * * * *", paused=True)
+        assert check_store(broker.store).faults == []
+        faults = damage(broker.store, "timers", first(broker.store, "timers")[0], None)
+    assert faults == ["no timer has the next occurrence of schedule s"]

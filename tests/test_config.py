@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from zbroker.cli.program import program
 from zbroker.config import given_config, is_loopback, load_config
 from zclient.errors import InvalidArgument
+from zclient.jobs import encode_payload
 from zclient.protocol.options import QUEUE_OPTIONS
 
 
@@ -276,3 +277,83 @@ def test_the_command_prints_options_of_queues_as_people_write_them(tmp_path: Pat
     text = run.invoke(program, ["config", "--config", str(file)], env={}).output
     for words in (r"rate +10/1m ", r"backoff +1s,10s,2m ", r"key_weights +gold=5,silver=2 ", r"dead_to +graveyard "):
         assert re.search(words, text), text
+
+
+# ---- schedules
+
+
+def test_schedules_are_read_as_an_order_has_them(tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_text(
+        '[schedules.nightly]\ncron = "30 3 * * mon-fri"\ntz = "Europe/Berlin"\nqueue = "report"\n'
+        'payload = {kind = "x"}\noverlap = "skip"\ncatch_up = "all"\ncatch_up_limit = 5\n'
+        'paused = true\nttl = "1h"\npriority = 3\n'
+        '[schedules."often:1"]\nevery = "90s"\nqueue = "q"\n'
+    )
+    config = load_config({}, {}, file)
+    assert config["schedules"] == {
+        "nightly": {
+            "name": "nightly",
+            "cron": "30 3 * * mon-fri",
+            "zone": "Europe/Berlin",
+            "queue": "report",
+            "payload": encode_payload({"kind": "x"}),
+            "options": {"ttl": 3_600_000, "priority": 3},
+            "overlap": "skip",
+            "catch_up": "all",
+            "catch_up_limit": 5,
+            "paused": True,
+        },
+        "often:1": {
+            "name": "often:1",
+            "every": 90_000,
+            "zone": "UTC",
+            "queue": "q",
+            "payload": encode_payload(None),
+            "options": {},
+            "overlap": "allow",
+            "catch_up": "one",
+            "catch_up_limit": 100,
+            "paused": False,
+        },
+    }
+    assert config.core().schedules == config["schedules"]
+    written = '{"often": {"every": 90, "queue": "q"}}'
+    assert load_config({}, {"ZBROKER_SCHEDULES": written})["schedules"]["often"]["every"] == 90_000
+    shown = CliRunner().invoke(program, ["config", "--config", str(file)]).output
+    for setting, value in (("nightly.when", "30 3 * * mon-fri"), ("often:1.when", "every 90s"), ("often:1.queue", "q")):
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"schedules.{setting} ")]
+        assert value in line
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("schedules = 5\n", "map"),
+        ("[schedules]\ns = 5\n", "map"),
+        ('[schedules.s]\nqueue = "q"\n', "s: a schedule has either"),
+        ('[schedules.s]\ncron = "* * * * *"\nevery = 5\nqueue = "q"\n', "either"),
+        ('[schedules.s]\ncron = "61 * * * *"\nqueue = "q"\n', "no cron expression"),
+        ('[schedules.s]\ncron = 5\nqueue = "q"\n', "texts"),
+        ('[schedules.s]\ncron = "* * * * *"\n', "queue"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\ntz = "Mars/Base"\n', "no time zone"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\ntz = 5\n', "texts"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\npaused = 1\n', "paused"),
+        ('[schedules.s]\nevery = "soon"\nqueue = "q"\n', "duration"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\nname = "t"\n', "name"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\ncolour = 1\n', "colour"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\nunique = "u"\n', "unique"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\noverlap = "maybe"\n', "overlap"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\ncatch_up = "some"\n', "catch_up"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\ncatch_up_limit = 101\n', "catch_up_limit"),
+        ('[schedules."no way"]\nevery = 5\nqueue = "q"\n', "name of a schedule"),
+        ('[schedules.s]\nevery = 5\nqueue = "q"\npayload = 1979-05-27\n', "s: "),
+        ('[schedules.s]\nevery = 0.5\nqueue = "q"\n', "interval"),
+    ],
+)
+def test_what_no_schedule_can_be_is_an_error(tmp_path: Path, written: str, says: str) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_text(written)
+    with pytest.raises(InvalidArgument, match=re.escape(says)) as caught:
+        load_config({}, {}, file)
+    assert "schedules" in str(caught.value)

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.test_import_rules import RULES
-from zbroker import config
+from zbroker import calendar, config
 from zbroker import limits as broker_limits
 from zbroker.core import listings, orders, queries, settle
 from zbroker.core.core import Core
@@ -164,7 +164,7 @@ def test_protocol_lists_every_command_with_its_number_and_fields() -> None:
 def test_protocol_lists_every_outcome_verb_and_option() -> None:
     _, outcomes, questions, changes = tables("protocol.md", "3. Commands from a peer")
     assert {row[1].partition(":")[0]: int(row[0]) for row in outcomes} == {o.name.lower(): o.value for o in m.Outcome}
-    assert {row[0] for row in questions} == {*queries._VERBS, *listings.LISTINGS, "dead_groups"}
+    assert {row[0] for row in questions} == {*queries._VERBS, *listings.LISTINGS, "dead_groups", "schedules"}
     assert {verb for row in changes for verb in row[0].split(", ")} == orders._VERBS.keys()
     of_jobs, of_queues = tables("protocol.md", "8. Options")
     assert [name for row in of_jobs for name in row[0].split(", ")] == list(JOB_OPTIONS)
@@ -206,6 +206,11 @@ LIMITS = {
     "capacity": f"{limits.MAX_CAPACITY:,}",
     "watched jobs of a peer": f"{limits.MAX_WATCHED_PER_PEER:,}",
     "error text": f"{limits.MAX_ERROR_CHARS:,} characters",
+    "name of a schedule": f"{limits.MAX_SCHEDULE_CHARS} characters",
+    "cron expression": f"{calendar.MAX_CRON_CHARS} characters",
+    "interval of a schedule": f"{limits.MIN_INTERVAL_MS // 1000} s",
+    "catch_up_limit": f"{limits.MAX_CATCH_UP}",
+    "schedules": f"{broker_limits.MAX_SCHEDULES:,}",
     "text of progress": f"{limits.MAX_PROGRESS_CHARS:,} characters",
     "entries in one PROGRESS": f"{limits.MAX_ORDER_IDS:,}",
     "traceback": f"{limits.MAX_TRACEBACK_CHARS:,} characters",

@@ -309,3 +309,26 @@ def test_limits() -> None:
         "waiting: 3",
         "builds done: 9",
     ]
+
+
+def test_schedules() -> None:
+    assert output(sys.executable, "schedules.py", cwd=EXAMPLES) == [
+        "At 03:30 every day UTC",
+        "in three days: ['daily for nightly', 'daily for nightly', 'daily for nightly']",
+        "jobs made: 4",
+        "poll-allow: 6 jobs, 0 occurrences without one",
+        "poll-skip: 1 jobs, 5 occurrences without one",
+        "after a rest of an hour: 6 jobs; what passed meanwhile is over",
+        "Every 1m from now on: 16 jobs wait",
+        "left: ['nightly', 'poll-skip']",
+    ]
+
+
+def test_calls(endpoint: str) -> None:
+    assert example("calls.py", endpoint) == [
+        "20 degrees are 68.0",
+        "failed: rejected",
+        "gave up; will anybody begin it? False",
+        "order 17 at attempt 2",
+        "sent with the ack: 3",
+    ]

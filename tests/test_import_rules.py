@@ -66,7 +66,7 @@ RULES = (
         others=("rocksdict", "msgpack", "sortedcontainers"),
         never=("zbroker.core", "zbroker.dialects", "zbroker.gateway", "zbroker.cli"),
     ),
-    Rule("zbroker", ours=("zbroker", "zclient"), others=("zmq", "msgpack")),
+    Rule("zbroker", ours=("zbroker", "zclient"), others=("zmq", "msgpack", "cronsim")),
     Rule("zbroker.cli", ours=("zbroker", "zclient"), others=("zmq", "click", "rich")),
     Rule("zbroker.demo", ours=("zbroker", "zclient"), others=("click", "rich")),
 )

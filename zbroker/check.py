@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zbroker import limits
 from zbroker.core import rows
+from zbroker.core.schedules import Schedule
 from zbroker.core.states import COUNTED, WAITING, State
 from zbroker.storage import KEYSPACES, Store, StoreError, open_store
 from zbroker.storage.directory import UNNAMED, store_of
@@ -66,6 +67,7 @@ class _Check:
         self._sizes: Counter[tuple[str, State]] = Counter()  # bytes of those that wait
         self._expiring: Counter[str] = Counter()  # jobs that wait and expire, by queue
         self._timed: Counter[str] = Counter()  # those of them that a timer of that time names
+        self._looked_at: set[bytes] = set()  # schedules that have a timer
         self._void = 0
 
     def run(self) -> Report:
@@ -75,6 +77,7 @@ class _Check:
         self._read_deliveries()
         self._read_ready()
         self._read_timers()
+        self._read_schedules()
         self._read_dead()
         self._read_texts()
         self._read_heads()
@@ -140,6 +143,9 @@ class _Check:
         for key, value in self._store.scan("timers", b"", END):
             kind, due_ms = rows.kind_of(key), rows.due_of(key)
             timer = rows.TimerRow(*rows.unpack(value))
+            if kind == rows.TIMER_SCHEDULE:
+                self._looked_at.add(timer.key)
+                continue
             for identifier, record, change in self._read(timer.ids) if kind != rows.TIMER_UNIQUE else ():
                 if record is None or identifier in self._leased:
                     continue
@@ -152,6 +158,12 @@ class _Check:
                 if self._place_of(record) == (timer.queue, timer.rank, timer.key):
                     scheduled.add(identifier)
                     self._placed[timer.queue, State.SCHEDULED] += 1
+
+    def _read_schedules(self) -> None:
+        for name, value in self._store.scan("schedules", b"", END):
+            schedule = Schedule(*rows.unpack(value))
+            if schedule.next_ms and not schedule.paused and name not in self._looked_at:
+                self._report.fault(f"no timer has the next occurrence of schedule {_text(name)}")
 
     def _expires_at(self, record: bytes, change: rows.Change | None) -> int:
         """When a job that waits expires; 0 for never, and for one that does not wait."""

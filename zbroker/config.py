@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zbroker import limits
+from zbroker.calendar import Calendar
 from zbroker.commit import Durability
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
@@ -23,6 +24,7 @@ from zclient.errors import InvalidArgument
 from zclient.options import queue_options, read_value, written_value
 from zclient.protocol import limits as wire
 from zclient.protocol.options import QUEUE_OPTIONS, Option
+from zclient.schedules import schedule_arguments
 
 _SIZE = re.compile(r"(\d{1,18})\s*(B|[KMG]iB|[KMG]B)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -128,6 +130,27 @@ def _of_queues(option: Option) -> Setting:
     )
 
 
+def _schedules(value: Any) -> dict[str, dict[str, Any]]:
+    """Schedules by name, as the wire has them. In a variable they are JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise InvalidArgument(f"a map from names to schedules, not {value!r:.60}") from None
+    if not isinstance(value, Mapping) or not all(isinstance(written, Mapping) for written in value.values()):
+        raise InvalidArgument(f"a map from names to schedules, not {value!r:.60}")
+    declared: dict[str, dict[str, Any]] = {}
+    for name, written in value.items():
+        try:
+            arguments = declared[name] = schedule_arguments(name, **written)
+        except (InvalidArgument, TypeError) as error:
+            raise InvalidArgument(f"{name}: {error}") from None
+        fault = Calendar().fault(arguments.get("cron", "* * * * *"), arguments["zone"])
+        if fault is not None:
+            raise InvalidArgument(f"{name}: {fault}")
+    return declared
+
+
 def _queues(value: Any) -> dict[str, dict[str, Any]]:
     """Options of queues by name, as the wire has them. In a variable they are JSON."""
     if isinstance(value, str):
@@ -184,6 +207,7 @@ SETTINGS: dict[str, Setting] = {
     "keep_done_count": Setting(100_000, _whole(0, 100_000_000), "finished jobs kept at most, all queues together"),
     **{name: _of_queues(option) for name, option in QUEUE_OPTIONS.items()},
     "queues": Setting({}, _queues, "options of single queues: a table [queues.NAME] for each in the file"),
+    "schedules": Setting({}, _schedules, "schedules: a table [schedules.NAME] for each in the file"),
 }
 
 ENVIRONMENT_PREFIX = "ZBROKER_"
@@ -208,6 +232,8 @@ class Config:
             policy=policy,
             sources={name: self.sources[name] for name in QUEUE_OPTIONS},
             queues=values["queues"],
+            schedules=values["schedules"],
+            calendar=Calendar(),
             grace_ms=values["grace"],
             return_ms=values["return_time"],
             max_payload=values["max_payload"],
@@ -280,6 +306,8 @@ def shown(name: str, value: Any) -> Any:
     """A value as people write it."""
     if name in QUEUE_OPTIONS:
         return written_value(QUEUE_OPTIONS[name], value)
+    if name == "schedules":
+        return {schedule: _shown_schedule(written) for schedule, written in value.items()}
     if name == "queues":
         return {
             queue: {option: written_value(QUEUE_OPTIONS[option], one) for option, one in options.items()}
@@ -288,6 +316,11 @@ def shown(name: str, value: Any) -> Any:
     if isinstance(SETTINGS[name].check, _Duration):
         return format_duration(value / 1000)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _shown_schedule(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    when = arguments.get("cron") or f"every {format_duration(arguments['every'] / 1000)}"
+    return {"when": when, "tz": arguments["zone"], "queue": arguments["queue"]}
 
 
 def is_loopback(endpoint: str) -> bool:

@@ -34,6 +34,9 @@ TURN_TIMERS = 2000
 EXPIRY_WEIGHT = 3
 """So many of them one that expires counts for: it costs some 12 us, and one that becomes ready 5."""
 
+SCHEDULE_WEIGHT = 20
+"""Likewise each schedule that fires, and each job that it makes."""
+
 STALE_LEASES = 1000
 """Deadlines of settled deliveries that are kept, beyond as many as there are deliveries, before they are sorted out."""
 
@@ -69,6 +72,9 @@ MAX_PEERS = 20_000
 
 MAX_QUEUES = 10_000
 """Queues of one broker: each is kept in memory, with its counters and the ring of its lanes."""
+
+MAX_SCHEDULES = 10_000
+"""Schedules of one broker: each is a row, and a listing tells them all."""
 
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""

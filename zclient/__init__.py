@@ -33,6 +33,7 @@ from zclient.errors import (
 )
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
+from zclient.schedules import Schedule
 from zclient.verbs import Bulk, PolicyValue, Why
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ __all__ = [
     "Refused",
     "ResultExpired",
     "ResultTimeout",
+    "Schedule",
     "TooManyPeers",
     "TooManyQueues",
     "UniqueTaken",

@@ -6,21 +6,28 @@ child, the next call opens a new connection under a new incarnation.
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from zclient import verbs
+from zclient import schedules, verbs
 from zclient.aioengine import AsyncEngine
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
-from zclient.errors import ClosedError
+from zclient.durations import parse_duration
+from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
+from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
 T = TypeVar("T")
+
+CANCEL_S = 1.0
+"""How long a call that timed out tries to have its job cancelled."""
 
 
 class AsyncClient:
@@ -74,6 +81,22 @@ class AsyncClient:
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), feed, progress
         )
         return Jobs(ids, self._handle)
+
+    async def call(
+        self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]
+    ) -> Any:
+        """Send a job and wait for what it returns; see `Client.call`."""
+        deadline = time.monotonic() + parse_duration(timeout)
+        if options.get("ttl") is None:
+            options["ttl"] = timeout
+        job = await self.send(queue, payload, timeout=timeout, **options)
+        try:
+            return await job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except ResultTimeout:
+            if not job.existing:  # else it is somebody else's
+                with contextlib.suppress(ZError):  # what counts is that the caller's time is over
+                    await job.cancel(timeout=CANCEL_S)
+            raise
 
     # ---- single jobs
 
@@ -217,6 +240,60 @@ class AsyncClient:
     async def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
         """Remove the waiting jobs of a queue; how many they were."""
         return await self._ask(verbs.purge(queue), timeout)
+
+    # ---- schedules; see the methods of `Client`
+
+    async def schedule(
+        self,
+        name: str,
+        queue: str,
+        payload: Any = None,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str = "UTC",
+        overlap: str = "allow",
+        catch_up: str = "one",
+        catch_up_limit: int = 100,
+        paused: bool = False,
+        timeout: Duration | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Make or change a schedule; see `Client.schedule`."""
+        arguments = schedule_arguments(
+            name,
+            queue=queue,
+            payload=payload,
+            cron=cron,
+            every=every,
+            tz=tz,
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_limit=catch_up_limit,
+            paused=paused,
+            **options,
+        )
+        return await self._ask(schedules.put(arguments), timeout)
+
+    async def schedules(self, *, timeout: Duration | None = None) -> list[Schedule]:
+        """All schedules, by name."""
+        return await self._ask(schedules.listed(), timeout)
+
+    async def remove_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Remove a schedule; the jobs that it made stay."""
+        return await self._ask(schedules.change("remove", name), timeout)
+
+    async def pause_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let a schedule rest."""
+        return await self._ask(schedules.change("pause", name), timeout)
+
+    async def resume_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let it go on, from its next occurrence."""
+        return await self._ask(schedules.change("resume", name), timeout)
+
+    async def run_schedule(self, name: str, *, timeout: Duration | None = None) -> AsyncJobHandle:
+        """Run a schedule once now."""
+        return self.job(await self._ask(schedules.run_now(name), timeout))
 
     # ---- its life
 

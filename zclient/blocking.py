@@ -4,22 +4,29 @@ It may be used by any number of threads. After a fork the child's calls open a c
 incarnation, so clients and handles made before the fork go on working in both processes.
 """
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from zclient import verbs
+from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
+from zclient.durations import parse_duration
 from zclient.engine import Engine
-from zclient.errors import ClosedError
+from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
+from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
 T = TypeVar("T")
+
+CANCEL_S = 1.0
+"""How long a call that timed out tries to have its job cancelled."""
 
 
 class Client:
@@ -91,6 +98,24 @@ class Client:
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), chunks.next, progress
         )
         return Jobs(ids, self._handle)
+
+    def call(self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]) -> Any:
+        """Send a job and wait for what it returns: request and reply.
+
+        The job expires with the ``timeout``: if nobody began it by then, nobody will, and one that runs is told to end.
+        Raises what `send` and `result` raise; `ResultTimeout` when the time is over.
+        """
+        deadline = time.monotonic() + parse_duration(timeout)
+        if options.get("ttl") is None:
+            options["ttl"] = timeout
+        job = self.send(queue, payload, timeout=timeout, **options)
+        try:
+            return job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except ResultTimeout:
+            if not job.existing:  # else it is somebody else's
+                with contextlib.suppress(ZError):  # what counts is that the caller's time is over
+                    job.cancel(timeout=CANCEL_S)
+            raise
 
     # ---- single jobs
 
@@ -251,6 +276,66 @@ class Client:
     def purge(self, queue: str, *, timeout: Duration | None = None) -> int:
         """Remove the waiting jobs of a queue; how many they were."""
         return self._ask(verbs.purge(queue), timeout)
+
+    # ---- schedules
+
+    def schedule(
+        self,
+        name: str,
+        queue: str,
+        payload: Any = None,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str = "UTC",
+        overlap: str = "allow",
+        catch_up: str = "one",
+        catch_up_limit: int = 100,
+        paused: bool = False,
+        timeout: Duration | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Make a job come to ``queue`` at the times of a cron expression, or at intervals; or change that.
+
+        One job comes for each occurrence, over crashes and restarts too. ``tz``: the zone of the expression.
+        ``overlap``: while the job before goes on, ``allow`` another one, ``skip`` the occurrence, or ``queue_one``: let
+        one wait, no more. ``catch_up``: of the occurrences that passed without a broker, run ``one`` (the latest),
+        ``none``, or ``all``, at most ``catch_up_limit`` of them. ``options`` are those of each job.
+        """
+        arguments = schedule_arguments(
+            name,
+            queue=queue,
+            payload=payload,
+            cron=cron,
+            every=every,
+            tz=tz,
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_limit=catch_up_limit,
+            paused=paused,
+            **options,
+        )
+        return self._ask(schedules.put(arguments), timeout)
+
+    def schedules(self, *, timeout: Duration | None = None) -> list[Schedule]:
+        """All schedules, by name."""
+        return self._ask(schedules.listed(), timeout)
+
+    def remove_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Remove a schedule; the jobs that it made stay. `NotFound` if there is none of this name."""
+        return self._ask(schedules.change("remove", name), timeout)
+
+    def pause_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let a schedule rest; what passes meanwhile is not caught up on."""
+        return self._ask(schedules.change("pause", name), timeout)
+
+    def resume_schedule(self, name: str, *, timeout: Duration | None = None) -> Schedule:
+        """Let it go on, from its next occurrence."""
+        return self._ask(schedules.change("resume", name), timeout)
+
+    def run_schedule(self, name: str, *, timeout: Duration | None = None) -> JobHandle:
+        """Run a schedule once now, beside its occurrences."""
+        return self.job(self._ask(schedules.run_now(name), timeout))
 
     # ---- its life
 

@@ -185,9 +185,10 @@ class Session:
         """Ask something that changes nothing."""
         return self._queue(Request(ASK, (verb, arguments)))
 
-    def settle(self, settlements: list[m.Settlement], now: float) -> Request:
-        """End deliveries. Its value is None, or the map ``{"refused": [[fence, id, verdict], ...]}``."""
-        return self._queue(Request(SETTLE, (settlements,)))
+    def settle(self, settlements: list[m.Settlement], now: float, sends: Sequence[m.Sent] = ()) -> Request:
+        """End deliveries, with the jobs that their handlers sent. Its value is None, or the map of what was refused:
+        ``{"refused": [[fence, id, verdict], ...]}``."""
+        return self._queue(Request(SETTLE, (settlements, list(sends))))
 
     def extend(self, fence: int, identifier: bytes, duration_ms: int, now: float) -> Request:
         """Have the delivery's lease last at least this long from when the broker reads it."""

@@ -8,14 +8,15 @@ another thread.
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
-from zclient.config import Duration
+from zclient.config import Duration, one_job
 from zclient.durations import duration_ms, parse_duration
-from zclient.errors import InvalidArgument, LeaseLost
-from zclient.jobs import decode_payload, encode_payload
-from zclient.protocol.limits import MAX_PROGRESS_CHARS
-from zclient.protocol.messages import Outcome
+from zclient.errors import BatchTooLarge, InvalidArgument, LeaseLost
+from zclient.joboptions import JobOptions
+from zclient.jobs import decode_payload, encode_payload, wire_options
+from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_PROGRESS_CHARS
+from zclient.protocol.messages import Group, Outcome
 from zclient.protocol.record import header_of, payload_of
 from zworker.outcomes import Cancelled, cut_text, error_map, wait_ms
 
@@ -83,6 +84,8 @@ class Job:
         "is_started",
         "lease_lost",
         "lost_reason",
+        "sends",
+        "sent_bytes",
         "unsettled",
     )
 
@@ -101,6 +104,8 @@ class Job:
         self.is_started = False
         self.is_settled = False  # said by whoever runs it
         self.unsettled = True  # as the session sees it: neither sent as settled, nor lost
+        self.sends: list[Group] = []  # what the handler sent: it leaves with the ack
+        self.sent_bytes = 0  # of its payloads
 
     def __repr__(self) -> str:
         return f"<job {self.id} of queue {self.queue}, attempt {self.attempt}>"
@@ -191,6 +196,26 @@ class Job:
         told = (_fraction(fraction), _progress_text(text))
         if not self.is_settled and not self.lease_lost:
             self._delivery.owner.progress(self, *told)
+
+    def send(self, queue: str, payload: Any = None, *, id: str | None = None, **options: Unpack[JobOptions]) -> str:
+        """Send a job in the commit of this one's ack: both are on disk then, or neither. Returns its id.
+
+        A run that fails, or whose lease is lost, sends nothing. If the broker refuses what was sent (a full queue,
+        say), this job is not done either: it is tried again, with that error. ``options`` are those of
+        `zclient.Client.send`. Raises `InvalidArgument` for what cannot be sent, for more than 1,000 jobs, or once this
+        job is settled; `BatchTooLarge` for more than 16 MiB in all.
+        """
+        group = one_job(queue, payload, id, wire_options(**options))
+        size = len(group.payloads[0])
+        if self.is_settled:
+            raise self._settled_twice()
+        if len(self.sends) >= MAX_BATCH_JOBS:
+            raise InvalidArgument(f"a job sends at most {MAX_BATCH_JOBS} jobs with its ack")
+        if self.sent_bytes + size > MAX_BATCH_BYTES:
+            raise BatchTooLarge(f"a job sends at most {MAX_BATCH_BYTES >> 20} MiB with its ack, all payloads together")
+        self.sends.append(group)
+        self.sent_bytes += size
+        return group.ids[0].decode()
 
     # ---- seeing that the run should end: for a plain function, or a consumer's loop
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, ZError
+from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, Refused, ZError
 from zclient.protocol import messages as m
 from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
@@ -243,11 +243,12 @@ class WorkerSession:
         settled = self.settled
         reported = self._reports.latest
         last: list[Report] = []
+        sends: list[m.Sent] = []
         groups: _Groups = {}
         ids: list[bytes] = []
         values: list[Any] = []
         current: tuple[Delivery | None, int] = (None, 0)
-        acks = others = size = 0
+        acks = others = sent = size = 0
         while settled:
             job, outcome, value = settled.popleft()
             if not job.unsettled:
@@ -258,6 +259,11 @@ class WorkerSession:
             delivery = job.delivery
             delivery.unsettled -= 1
             self.unsettled -= 1
+            sending = job.sends if outcome == m.Outcome.ACK else ()
+            if sending and groups and (sent + len(sending) > MAX_BATCH_JOBS or size + job.sent_bytes > MESSAGE_BYTES):
+                self._settle(groups, sends, now)
+                groups, sends, current = {}, [], (None, 0)
+                acks = others = sent = size = 0
             if current[0] is not delivery or current[1] != outcome:
                 current = (delivery, outcome)
                 ids, values = groups.setdefault((delivery.fence, outcome), ([], []))
@@ -267,14 +273,18 @@ class WorkerSession:
                 size += len(value)
             if outcome == m.Outcome.ACK:
                 acks += 1
+                if sending:
+                    sends.append(m.Sent(delivery.fence, job.identifier, job.sends))
+                    sent += len(sending)
+                    size += job.sent_bytes
             else:
                 others += 1
-            if acks >= MAX_BATCH_JOBS or others >= MAX_ORDER_IDS or size >= MESSAGE_BYTES:
-                self._settle(groups, now)
-                groups, current = {}, (None, 0)
-                acks = others = size = 0
+            if max(acks, sent) >= MAX_BATCH_JOBS or others >= MAX_ORDER_IDS or size >= MESSAGE_BYTES:
+                self._settle(groups, sends, now)
+                groups, sends, current = {}, [], (None, 0)
+                acks = others = sent = size = 0
         if groups:
-            self._settle(groups, now)
+            self._settle(groups, sends, now)
         # Without a number it leaves before what has one, so before these settlements.
         self._tell(last)
 
@@ -283,24 +293,27 @@ class WorkerSession:
         self._ended = True
         self.session.goodbye()
 
-    def _settle(self, groups: _Groups, now: float) -> None:
+    def _settle(self, groups: _Groups, sends: list[m.Sent], now: float) -> None:
         self._send(
             [
                 m.Settlement(fence, outcome, ids, None if values.count(None) == len(values) else values)
                 for (fence, outcome), (ids, values) in groups.items()
             ],
             now,
+            sends,
         )
 
-    def _send(self, settlements: list[m.Settlement], now: float) -> None:
+    def _send(self, settlements: list[m.Settlement], now: float, sends: Sequence[m.Sent] = ()) -> None:
         self.unanswered += 1
-        self.session.settle(settlements, now).on_done(lambda request: self._answered(request, now))
+        self.session.settle(settlements, now, sends).on_done(lambda request: self._answered(request, now))
 
     # ---- what became of a settlement
 
     def _answered(self, request: Request, now: float) -> None:
         self.unanswered -= 1
-        settlements: list[m.Settlement] = request.body[0]
+        settlements: list[m.Settlement]
+        sends: list[m.Sent]
+        settlements, sends = request.body
         if request.error is None:
             kept = set() if request.value is None else self._refused(request.value, now)
             for fence, _, ids, _ in settlements:
@@ -309,19 +322,19 @@ class WorkerSession:
             return
         elif isinstance(request.error, AnswerTimeout):
             # The broker forgot the number, not the fence: to settle again is answered as the first time.
-            self._send(settlements, now)
+            self._send(settlements, now, sends)
         else:
-            self._not_taken(settlements, request.error, now)
+            self._not_taken(settlements, sends, request.error, now)
 
     def _refused(self, answer: Any, now: float) -> set[bytes]:
         """Take note of the verdicts; returns the ids of the jobs that are still this worker's, settled once more."""
         kept: set[bytes] = set()
         refused = answer.get("refused", ()) if isinstance(answer, dict) else ()
         for entry in refused:
-            if not isinstance(entry, list | tuple) or len(entry) != 3:
+            if not isinstance(entry, list | tuple) or not 3 <= len(entry) <= 4:
                 self.faults.append(ProtocolFault("a settlement was refused in words that are not known"))
                 continue
-            fence, identifier, verdict = entry
+            fence, identifier, verdict = entry[:3]
             delivery = self._deliveries.get(fence)
             job = None if delivery is None else delivery.jobs.get(identifier)
             if job is None:
@@ -329,6 +342,11 @@ class WorkerSession:
             if verdict == "too_large":
                 kept.add(identifier)
                 self._reject(fence, identifier, PayloadTooLarge("the result is larger than the broker takes"), now)
+            elif verdict == "unsent":
+                kept.add(identifier)
+                told = reason_map("SendRefused", f"what it sent was refused: {entry[-1]}")
+                self.faults.append(Refused(f"job {job.id} is tried again: {told['text']}"))
+                self._send([m.Settlement(fence, int(m.Outcome.NACK), [identifier], [told])], now)
             else:
                 self.refused += 1
                 job.lease_lost = True
@@ -339,7 +357,7 @@ class WorkerSession:
         told = reason_map(type(error).__name__, f"the result was refused: {error}")
         self._send([m.Settlement(fence, int(m.Outcome.REJECT), [identifier], [told])], now)
 
-    def _not_taken(self, settlements: list[m.Settlement], error: ZError, now: float) -> None:
+    def _not_taken(self, settlements: list[m.Settlement], sends: list[m.Sent], error: ZError, now: float) -> None:
         """The broker took none of a SETTLE, for something in it: try one by one, and give up on what is at fault."""
         singles = [
             m.Settlement(fence, outcome, [identifier], values and [values[place]])
@@ -348,7 +366,9 @@ class WorkerSession:
         ]
         if len(singles) > 1:
             for single in singles:
-                self._send([single], now)
+                self._send(
+                    [single], now, [sent for sent in sends if (sent.fence, sent.id) == (single.fence, *single.ids)]
+                )
             return
         self.faults.append(error)
         fence, outcome, ids, _ = singles[0]

@@ -32,7 +32,7 @@ def program() -> None:
 
 _LISTS = {"bind"}
 _FLAGS = {"insecure"}
-_FILE_ONLY = {"queues"}
+_FILE_ONLY = {"queues", "schedules"}
 _COMMON = ("data", "bind", "durability", "store", "insecure", "log_format")
 
 
@@ -147,8 +147,8 @@ def show_config(config_file: str | None, **values: Any) -> None:
         value = shown(name, config[name])
         if name in _FILE_ONLY:
             lines += [
-                [f"{name}.{queue}.{option}", one, config.sources[name], QUEUE_OPTIONS[option].help]
-                for queue, options in value.items()
+                [f"{name}.{own}.{option}", one, config.sources[name], _help_of(name, option)]
+                for own, options in value.items()
                 for option, one in options.items()
             ]
             continue
@@ -156,6 +156,10 @@ def show_config(config_file: str | None, **values: Any) -> None:
             [name, ",".join(value) if isinstance(value, list) else value, config.sources[name], SETTINGS[name].help]
         )
     print_table(["setting", "value", "source", "what it is"], [[str(cell) for cell in line] for line in lines])
+
+
+def _help_of(name: str, option: str) -> str:
+    return QUEUE_OPTIONS[option].help if name == "queues" else f"{option} of a schedule"
 
 
 @program.command()

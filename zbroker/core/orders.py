@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, rows, waiting
+from zbroker.core import dead, history, rows, schedules, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
@@ -276,6 +276,11 @@ def _all_dead(state: State, ids: list[bytes]) -> list[bytes]:
 
 
 _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
+    "set_schedule": schedules.put_schedule,
+    "remove_schedule": schedules.remove,
+    "run_schedule": schedules.run_now,
+    "pause_schedule": schedules.pause,
+    "resume_schedule": schedules.resume,
     "cancel": cancel,
     "purge": purge,
     "pause": pause,

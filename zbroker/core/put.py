@@ -72,17 +72,18 @@ def judge(state: State, groups: list[Group]) -> list[Plan]:
             raise Refusal("batch_too_large", f"{size} payload bytes in one batch; at most {wire.MAX_BATCH_BYTES}")
     if jobs > 1 and len({identifier for group in groups for identifier in group.ids}) != jobs:
         raise Refusal("invalid", "the same id stands twice in one batch")
-    return [_plan(state, group) for group in groups]
+    return [judge_group(state, group) for group in groups]
 
 
 _PLAIN = Plan(rows.rank_of(0), b"", 0, 0, {})
 
 
-def _plan(state: State, group: Group) -> Plan:
+def judge_group(state: State, group: Group, *, closed: bool = False) -> Plan:
+    """The options of a group, judged; raises `Refusal`. ``closed``: a queue that takes no new jobs now is no fault."""
     queue = state.queues.get(group.queue)
     if queue is None:
         refuse_new_queue(state, group.queue)
-    elif queue.closed:
+    elif queue.closed and not closed:
         raise Refusal("closed", f"queue {queue.name} takes no new jobs: it is being drained")
     if not b"".join(group.ids).isalnum():  # not of the client's own making: look closer
         for identifier in group.ids:

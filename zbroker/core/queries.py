@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, listings, rows
+from zbroker.core import dead, history, listings, rows, schedules
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -24,6 +24,9 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
     if verb in listings.LISTINGS or verb == "dead_groups":
         refuse_if_busy(state)
         listings.begin(state, peer, number, verb, arguments)
+    elif verb == "schedules":
+        refuse_if_busy(state)
+        state.work(schedules.tell_all(state, peer, number))
     elif verb == "show" and not state.history.complete:
         refuse_if_busy(state)
         state.work(_show_later(state, peer, number, arguments))

@@ -4,7 +4,7 @@ whatever waits."""
 from dataclasses import replace
 
 from zbroker import limits
-from zbroker.core import dead, history, leave, rows, works
+from zbroker.core import dead, history, leave, rows, schedules, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -45,6 +45,8 @@ def open_state(state: State, broker: bytes) -> None:
         number = int.from_bytes(key[len(rows.META_WORK) :], "big")
         state.next_work = max(state.next_work, number)
         works.go_on(state, number, works.Work(*rows.unpack(value)))
+    if state.settings.calendar is not None:
+        schedules.declare(state)
     state.notice(
         "info",
         "opened",

@@ -125,6 +125,9 @@ TIMER_EXPIRY = 2
 TIMER_UNIQUE = 3
 """The unique text ``key`` of the queue is free again, if the job still has it."""
 
+TIMER_SCHEDULE = 4
+"""The schedule ``key`` has an occurrence."""
+
 
 class TimerRow(NamedTuple):
     queue: str

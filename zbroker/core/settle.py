@@ -4,26 +4,36 @@ from typing import Any
 
 from zbroker.core import history, leave, rows
 from zbroker.core.entities import Delivery, Peer
+from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Extend, Outcome, Progress, Settle, Settlement
+from zclient.protocol.messages import Extend, Outcome, Progress, Put, Settle, Settlement
 
 MAX_EXTENSION_MS = 24 * 3600 * 1000
 """A day: a lease that long is a mistake, since leases are renewed while the worker lives."""
 
 
-def settle(state: State, message: Settle) -> list[tuple[int, bytes, str]]:
-    """Apply the settlements that count; the others with a verdict: (fence, id, "lost" | "unknown" | "too_large")."""
+Verdict = tuple[int, bytes, str] | tuple[int, bytes, str, str]
+"""Fence, id, "lost" | "unknown" | "too_large"; or "unsent", and why."""
+
+
+def settle(state: State, message: Settle) -> list[Verdict]:
+    """Apply the settlements that count, each with the jobs that its handler sent; the others with a verdict."""
     acks = sum(len(one.ids) for one in message.settlements if one.outcome == Outcome.ACK)
     others = sum(len(one.ids) for one in message.settlements) - acks
     if acks > wire.MAX_BATCH_JOBS or others > wire.MAX_ORDER_IDS:
         most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_ORDER_IDS}"
         raise Refusal("batch_too_large", f"{acks} acks and {others} other settlements in one message; {most}")
-    refused: list[tuple[int, bytes, str]] = []
+    if message.sends:
+        _refuse_too_much(message)
+    refused: list[Verdict] = []
     peers: dict[Peer, None] = {}
+    unsent = _send(state, message, refused) if message.sends else ()
     for settlement in message.settlements:
+        if unsent:
+            settlement = _without(settlement, unsent)
         delivery = state.deliveries.get(settlement.fence)
         if delivery is None:
             for identifier in settlement.ids:
@@ -39,7 +49,49 @@ def settle(state: State, message: Settle) -> list[tuple[int, bytes, str]]:
     return refused
 
 
-def _ack(state: State, delivery: Delivery, settlement: Settlement, refused: list[tuple[int, bytes, str]]) -> None:
+def _refuse_too_much(message: Settle) -> None:
+    """What the jobs of one SETTLE send is together no more than what a PUT may carry."""
+    groups = [group for sent in message.sends for group in sent.groups]
+    jobs = sum(len(group.ids) for group in groups)
+    size = sum(sum(map(len, group.payloads)) for group in groups)
+    if jobs > wire.MAX_BATCH_JOBS or size > wire.MAX_BATCH_BYTES:
+        most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_BATCH_BYTES}"
+        raise Refusal("batch_too_large", f"{jobs} jobs of {size} bytes are sent with the acks of one message; {most}")
+
+
+def _send(state: State, message: Settle, refused: list[Verdict]) -> set[tuple[int, bytes]]:
+    """Store what the handlers of acked jobs sent, each as a whole; the jobs of which that cannot be, and that are so
+    not done: they are still held, and their worker may try again."""
+    acked = {
+        (one.fence, identifier): value
+        for one in message.settlements
+        if one.outcome == Outcome.ACK
+        for identifier, value in zip(one.ids, one.values or [None] * len(one.ids), strict=True)
+    }
+    unsent: set[tuple[int, bytes]] = set()
+    for sent in message.sends:
+        place = (sent.fence, sent.id)
+        delivery = state.leased.get(sent.id)
+        if place not in acked or place in unsent or delivery is None or delivery.fence != sent.fence:
+            continue  # not done, or no longer its own: it sends nothing
+        if len(acked[place] or b"") > state.settings.max_payload:
+            continue  # refused for that
+        try:
+            put(state, Put(0, 0, sent.groups))
+        except Refusal as refusal:
+            unsent.add(place)
+            refused.append((sent.fence, sent.id, "unsent", f"{refusal.code}: {refusal.text}"))
+    return unsent
+
+
+def _without(settlement: Settlement, unsent: set[tuple[int, bytes]]) -> Settlement:
+    """The settlement but for jobs that could not send what they wanted to."""
+    kept = [n for n, identifier in enumerate(settlement.ids) if (settlement.fence, identifier) not in unsent]
+    values = settlement.values
+    return settlement._replace(ids=[settlement.ids[n] for n in kept], values=values and [values[n] for n in kept])
+
+
+def _ack(state: State, delivery: Delivery, settlement: Settlement, refused: list[Verdict]) -> None:
     ids, results = settlement.ids, settlement.values
     if results is not None:
         largest = max((len(result) for result in results if result is not None), default=0)
@@ -61,7 +113,7 @@ def _only_mine(
     mine: set[bytes],
     ids: list[bytes],
     results: list[Any] | None,
-    refused: list[tuple[int, bytes, str]],
+    refused: list[Verdict],
 ) -> tuple[list[bytes], list[Any] | None]:
     """The jobs that count, each once, with their results in step."""
     kept: list[int] = []
@@ -74,9 +126,7 @@ def _only_mine(
     return [ids[n] for n in kept], [results[n] for n in kept] if results is not None else None
 
 
-def _without_large(
-    state: State, settlement: Settlement, refused: list[tuple[int, bytes, str]]
-) -> tuple[list[bytes], list[Any]]:
+def _without_large(state: State, settlement: Settlement, refused: list[Verdict]) -> tuple[list[bytes], list[Any]]:
     kept: list[tuple[bytes, Any]] = []
     for identifier, result in zip(settlement.ids, settlement.values or (), strict=True):
         if result is not None and len(result) > state.settings.max_payload:
@@ -86,9 +136,7 @@ def _without_large(
     return [identifier for identifier, _ in kept], [result for _, result in kept]
 
 
-def _settle_each(
-    state: State, delivery: Delivery, settlement: Settlement, refused: list[tuple[int, bytes, str]]
-) -> None:
+def _settle_each(state: State, delivery: Delivery, settlement: Settlement, refused: list[Verdict]) -> None:
     for position, identifier in enumerate(settlement.ids):
         if state.leased.get(identifier) is delivery:
             value = settlement.values[position] if settlement.values is not None else None
@@ -97,9 +145,7 @@ def _settle_each(
             _judge_stray(state, settlement, identifier, refused)
 
 
-def _judge_stray(
-    state: State, settlement: Settlement, identifier: bytes, refused: list[tuple[int, bytes, str]]
-) -> None:
+def _judge_stray(state: State, settlement: Settlement, identifier: bytes, refused: list[Verdict]) -> None:
     """A settlement of a job that this delivery does not hold: a repetition, too late, or of a job long gone."""
     ended = history.find(state, identifier)
     if ended is not None:

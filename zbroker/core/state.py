@@ -28,6 +28,8 @@ from zclient.protocol.record import header_of, payload_of, sequence_of
 if TYPE_CHECKING:
     from random import Random
 
+    from zbroker.core.schedules import Calendar
+
 Steps = Iterator[int | None]
 """Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
 
@@ -39,6 +41,8 @@ class Settings:
     policy: QueuePolicy = field(default_factory=QueuePolicy)  # of a queue that says nothing
     sources: Mapping[str, str] = field(default_factory=dict)  # option of it -> where its value came from
     queues: Mapping[str, Options] = field(default_factory=dict)  # what the configuration file says of queues
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # likewise, as orders have them
+    calendar: "Calendar | None" = None  # when cron expressions fire; without it there are no schedules
     grace_ms: int = 1_000  # for a worker whose connection was reset
     return_ms: int = 5_000  # for workers to come back after a start of the broker
     probe_ms: int = wire.PROBE_INTERVAL_MS
@@ -100,6 +104,7 @@ class State:
         self.works: deque[Steps] = deque()  # slow work under way
         self.resting: list[tuple[int, int, Steps]] = []  # a heap of (lease clock, n, slow work that goes on then)
         self.next_work = 0  # the number of the last long order
+        self.schedules = 0  # how many there are
         self.history = HistoryIndex()
         self.notices: list[Notice] = []
         self.disk_low = False
@@ -233,9 +238,15 @@ class State:
         if record is not None:
             self.fresh_bytes -= len(record)
 
-    def add_timer(self, due_ms: int, timer: rows.TimerRow, kind: int = rows.TIMER_READY) -> None:
-        key = rows.timer_key(due_ms, kind, self.tick.number, self.tick.timers)
-        self.tick.timers += 1
+    def add_timer(
+        self, due_ms: int, timer: rows.TimerRow, kind: int = rows.TIMER_READY, *, mark: bytes | None = None
+    ) -> None:
+        """With a mark there is only one of that time and kind that has it."""
+        if mark is not None:
+            key = rows.timers_prefix(due_ms, kind) + mark
+        else:
+            key = rows.timer_key(due_ms, kind, self.tick.number, self.tick.timers)
+            self.tick.timers += 1
         self.tick.rows["timers"][key] = rows.pack(timer)
         self.next_due = min(self.next_due, due_ms)
         self.timers_from = min(self.timers_from, key)

@@ -3,7 +3,7 @@
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import history, leave, peers, rows, unique, waiting
+from zbroker.core import history, leave, peers, rows, schedules, unique, waiting
 from zbroker.core.entities import NEVER, Delivery, expiry_of, place_of
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -20,10 +20,10 @@ def fire(state: State) -> None:
         read = 0
         for key, value in state.view.scan("timers", state.timers_from, stop):
             queue, rank, lane_key, sequence, ids = rows.unpack(value)
-            _KINDS[rows.kind_of(key)](state, rows.due_of(key), rows.TimerRow(queue, rank, lane_key, sequence, ids))
+            timer = rows.TimerRow(queue, rank, lane_key, sequence, ids)
+            jobs += _KINDS[rows.kind_of(key)](state, rows.due_of(key), timer)
             state.tick.rows["timers"][key] = None
             state.timers_from = key + b"\0"
-            jobs += len(ids) * (limits.EXPIRY_WEIGHT if rows.kind_of(key) == rows.TIMER_EXPIRY else 1)
             read += 1
             if jobs >= limits.TURN_TIMERS:
                 break
@@ -38,7 +38,10 @@ def _look_ahead(state: State) -> None:
     state.next_due = rows.due_of(row[0]) if row is not None else NEVER
 
 
-def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
+# Each returns what it weighs, in jobs that become ready.
+
+
+def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> int:
     """The jobs of a timer row that still wait for it; the others are ghosts."""
     due: list[tuple[bytes, rows.Change]] = []
     size = 0
@@ -51,7 +54,7 @@ def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
         due.append((identifier, change))
         size += stored_bytes(record)
     if not due:
-        return
+        return len(timer.ids)
     queue = state.queue(timer.queue)
     state.move(queue, JobState.SCHEDULED, Event.DUE, len(due), size)
     state.hot[queue] = None
@@ -62,15 +65,16 @@ def _become_ready(state: State, due_ms: int, timer: rows.TimerRow) -> None:
             if not change.losses:  # a suspect keeps the turn of its key until it is delivered
                 state.unkeep(queue, identifier, timer.key)
             state.put_back(queue, place, identifier, change)
-        return
+        return len(timer.ids)
     first = queue.sequences(len(due))
     for sequence, (identifier, change) in enumerate(due, first):
         state.write_change(identifier, change._replace(state=JobState.READY, due_ms=0, sequence=sequence))
         state.unkeep(queue, identifier, timer.key)
     queue.ring.add(place, first, [identifier for identifier, _ in due], state.tick)
+    return len(timer.ids)
 
 
-def _expire(state: State, due_ms: int, timer: rows.TimerRow) -> None:
+def _expire(state: State, due_ms: int, timer: rows.TimerRow) -> int:
     """The jobs of an expiry row that were not begun; what runs is looked at when it comes back."""
     for identifier, record, change in state.read(timer.ids):
         if record is None or expiry_of(header_of(record), change) != due_ms:
@@ -78,13 +82,20 @@ def _expire(state: State, due_ms: int, timer: rows.TimerRow) -> None:
         found = state.find(identifier)
         if found is not None and found.state in WAITING:
             waiting.expire(state, found)
+    return len(timer.ids) * limits.EXPIRY_WEIGHT
 
 
-def _lapse(state: State, due_ms: int, timer: rows.TimerRow) -> None:
+def _lapse(state: State, due_ms: int, timer: rows.TimerRow) -> int:
     unique.lapse(state, timer, due_ms)
+    return len(timer.ids)
 
 
-_KINDS = {rows.TIMER_READY: _become_ready, rows.TIMER_EXPIRY: _expire, rows.TIMER_UNIQUE: _lapse}
+_KINDS = {
+    rows.TIMER_READY: _become_ready,
+    rows.TIMER_EXPIRY: _expire,
+    rows.TIMER_UNIQUE: _lapse,
+    rows.TIMER_SCHEDULE: schedules.fire,
+}
 
 
 def expire_leases(state: State) -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from zclient.cli import dead, jobs, queues, sending, status
+from zclient.cli import dead, jobs, queues, schedules, sending, status
 from zclient.cli.common import VerbGroup, client_options, version_option
 
 
@@ -33,6 +33,7 @@ for verb in (
     jobs.list_jobs,
     queues.queue,
     dead.dead,
+    schedules.schedule,
     status.worker,
     status.stats,
 ):

@@ -85,8 +85,11 @@ def _spill(blobs: Sequence[Any], frames: list[bytes]) -> Sequence[Any]:
 
 
 def _encode_put(put: Any, frames: list[bytes]) -> Sequence[Any]:
-    groups = [(queue, options, ids, _spill(payloads, frames)) for queue, options, ids, payloads in put.groups]
-    return put.number, put.low, groups
+    return put.number, put.low, _encode_groups(put.groups, frames)
+
+
+def _encode_groups(groups: Sequence[m.Group], frames: list[bytes]) -> list[tuple[Any, ...]]:
+    return [(queue, options, ids, _spill(payloads, frames)) for queue, options, ids, payloads in groups]
 
 
 def _encode_settle(settle: Any, frames: list[bytes]) -> Sequence[Any]:
@@ -94,7 +97,8 @@ def _encode_settle(settle: Any, frames: list[bytes]) -> Sequence[Any]:
         (fence, int(outcome), ids, values and _spill(values, frames))
         for fence, outcome, ids, values in settle.settlements
     ]
-    return settle.number, settlements
+    sends = [(fence, identifier, _encode_groups(groups, frames)) for fence, identifier, groups in settle.sends]
+    return settle.number, settlements, sends
 
 
 def _encode_deliver(deliver: Any, frames: list[bytes]) -> Sequence[Any]:
@@ -232,9 +236,21 @@ def _settlement(fields: Any, frames: Sequence[bytes]) -> m.Settlement:
 
 
 def _decode_settle(fields: Any, frames: Sequence[bytes]) -> m.Settle:
-    _, number, settlements = fields
+    _, number, settlements, sends = fields
     _typed(settlements, list, "settlements")
-    return m.Settle(_number(number, "number"), [_settlement(settlement, frames) for settlement in settlements])
+    sent = [_sent(each, frames) for each in _list_of(sends, list, "sends", limits.MAX_BATCH_JOBS)]
+    _need(len({(each.fence, each.id) for each in sent}) == len(sent), "what a job sends stands in one entry")
+    return m.Settle(
+        _number(number, "number"),
+        [_settlement(settlement, frames) for settlement in settlements],
+        sent,
+    )
+
+
+def _sent(fields: Any, frames: Sequence[bytes]) -> m.Sent:
+    fence, identifier, groups = fields
+    _need(type(groups) is list and len(groups) > 0, "what a job sends has at least one group")
+    return m.Sent(_number(fence, "fence"), _ids([identifier])[0], [_group(group, frames) for group in groups])
 
 
 def _held(fields: Any) -> m.Held:

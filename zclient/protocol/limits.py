@@ -6,6 +6,7 @@ The broker may be set to lower ones; it tells its peers so in WELCOME. The broke
 """
 
 import re
+from typing import Any
 
 PROTOCOL_VERSION = 1
 """Number in HELLO and WELCOME. Raised when a peer of the older number could misunderstand a message."""
@@ -69,6 +70,15 @@ MAX_ERROR_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 """The traceback of such an error; its end is kept, since that is where the cause stands."""
 
+MAX_SCHEDULE_CHARS = 40
+"""A schedule's name: with the time of an occurrence behind it, it is the id of that one's job."""
+
+MIN_INTERVAL_MS = 1000
+"""The shortest interval of a schedule."""
+
+MAX_CATCH_UP = 100
+"""Occurrences that a schedule catches up on at once."""
+
 MAX_PROGRESS_CHARS = 500
 """The text of a job's progress; longer ones are cut by the worker."""
 
@@ -108,6 +118,14 @@ def queue_name_fault(name: str) -> str | None:
     if name.startswith(_RESERVED):
         return f"queue names that start with {' or '.join(_RESERVED)} belong to the broker: {name!r}"
     return None
+
+
+def schedule_name_fault(name: Any) -> str | None:
+    """Why ``name`` cannot be a schedule's name, or None if it can: a queue's name, but shorter."""
+    if type(name) is str and 0 < len(name) <= MAX_SCHEDULE_CHARS and _NAME.fullmatch(name):
+        return None
+    text = "letters, digits and _ . : / @ -, the first a letter, digit or _"
+    return f"the name of a schedule has 1 to {MAX_SCHEDULE_CHARS} {text}: {name!r:.60}"
 
 
 def id_fault(identifier: bytes) -> str | None:

@@ -44,6 +44,14 @@ class Settlement(NamedTuple):
     values: list[Any] | None
 
 
+class Sent(NamedTuple):
+    """Jobs that a handler sent: stored in the commit of its own job's ack, or not at all."""
+
+    fence: int
+    id: bytes
+    groups: list[Group]
+
+
 # ---- from a peer to the broker
 
 
@@ -72,6 +80,7 @@ class Put(NamedTuple):
 class Settle(NamedTuple):
     number: int
     settlements: list[Settlement]
+    sends: list[Sent] = []  # noqa: RUF012 (nobody changes it)
 
 
 class Renew(NamedTuple):
