@@ -275,7 +275,7 @@ def test_policies(endpoint: str) -> None:
         "lease = 1m (set)",
         "rate = 10/1m (set)",
         "max_attempts = 5 (default)",
-        "full: 3 of at most 3 jobs wait in queue print",
+        "full: 3 jobs wait in queue print, and 1 more would be above max_jobs 3",
         "1: no worker serves queue print, and none ever did",
         "2: queue print is paused",
         "done: page 1",
@@ -305,7 +305,7 @@ def test_limits() -> None:
         "in-flight limit 4/4 of queue builds is reached",
         "without that limit: 6",
         "key limit 2/2 of key 'ada'",
-        "refused whole: 2 of at most 3 jobs wait in queue mails",
+        "refused whole: 2 jobs wait in queue mails, and 2 more would be above max_jobs 3",
         "waiting: 3",
         "builds done: 9",
     ]
