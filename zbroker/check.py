@@ -222,11 +222,22 @@ class _Check:
             self._void += 1
             return
         self._jobs[header.queue, state] += 1
+        if state is State.BLOCKED and change is not None:
+            self._read_blocked(identifier, header, change)
         if state in WAITING:
             self._sizes[header.queue, state] += stored_bytes(record)
             self._expiring[header.queue] += self._expires_at(record, change) > 0
         if "unique" in header.options and state is not State.DEAD:
             self._read_unique(identifier, header)
+
+    def _read_blocked(self, identifier: bytes, header: Header, change: rows.Change) -> None:
+        """A blocked job waits for as many parents as it has edges that say so."""
+        parents = dict.fromkeys(header.options.get("after", ()))
+        waits = sum(self._store.get("edges", rows.edge_key(parent, identifier)) == b"" for parent in parents)
+        if waits == change.pending > 0:
+            self._placed[header.queue, State.BLOCKED] += 1
+        else:
+            self._report.fault(f"job {_text(identifier)} waits for {change.pending} parents, and has {waits} edges")
 
     def _read_unique(self, identifier: bytes, header: Header) -> None:
         """A job that goes on has its unique text, unless the text is taken for a time, or until it is delivered, or a

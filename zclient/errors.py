@@ -113,6 +113,12 @@ class UniqueTaken(Refused):
     code = "conflict"
 
 
+class UnknownParent(Refused):
+    """A job is to wait for one that nobody knows. ``details["id"]`` names it."""
+
+    code = "unknown_parent"
+
+
 class QueueClosed(Refused):
     """The queue, or the whole broker, takes no new jobs: it is being drained or stopped."""
 
@@ -238,6 +244,7 @@ _BY_CODE: dict[str, type[ZError]] = {
         DuplicateId,
         UniqueTaken,
         QueueClosed,
+        UnknownParent,
         TooManyPeers,
         TooManyQueues,
         UnsupportedVersion,

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, rows, unique
+from zbroker.core import edges, history, rows, unique
 from zbroker.core.entities import NEVER, Queue, place_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.rows import Change
@@ -33,6 +33,7 @@ def bury(state: State, queue: Queue, identifier: bytes, record: bytes, change: C
     """Dead: it stays, with the reason, until it is replayed or dropped; or it goes to the queue that gets such jobs."""
     header = header_of(record)
     unique.release(state, queue.name, identifier, header.options, ran=way[0] is JobState.LEASED)
+    edges.over(state, identifier, header.options, change, edges.DEAD)
     change = change._replace(reason=reason, ended_ms=state.wall)
     cause = cause_of(change)
     if queue.policy.dead_to and queue.policy.dead_to != queue.name:
@@ -141,6 +142,7 @@ def drop_one(state: State, identifier: bytes) -> bool:
         return False
     state.tick.rows["dead"][rows.dead_key(found.queue.name, found.change.ended_ms, identifier)] = None
     unique.release(state, found.queue.name, identifier, found.header.options, ran=True)
+    edges.over(state, identifier, found.header.options, found.change, edges.GONE)
     state.erase(identifier, changed=True, external=found.header.external)
     state.move(found.queue, JobState.DEAD, Event.DROP)
     return True

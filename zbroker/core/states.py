@@ -24,6 +24,9 @@ class Event(StrEnum):
 
     PUT = "put"  # a producer
     PUT_LATER = "put with a delay"  # a producer
+    PUT_BLOCKED = "put after others"  # a producer
+    UNBLOCK = "parents over"  # the broker: the last job that it waited for is over
+    UNBLOCK_LATER = "parents over, time not come"  # likewise, and it has a delay
     DUE = "due"  # the clock
     DELIVER = "deliver"  # the broker, to a worker with credit
     ACK = "ack"  # the worker
@@ -47,6 +50,13 @@ GONE = None
 TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (GONE, Event.PUT): State.READY,
     (GONE, Event.PUT_LATER): State.SCHEDULED,
+    (GONE, Event.PUT_BLOCKED): State.BLOCKED,
+    (State.BLOCKED, Event.UNBLOCK): State.READY,
+    (State.BLOCKED, Event.UNBLOCK_LATER): State.SCHEDULED,
+    (State.BLOCKED, Event.CANCEL): State.CANCELLED,
+    (State.BLOCKED, Event.EXPIRE): State.DEAD,
+    (State.BLOCKED, Event.DISCARD): GONE,
+    (State.BLOCKED, Event.MOVE): GONE,
     (State.SCHEDULED, Event.DUE): State.READY,
     (State.SCHEDULED, Event.CANCEL): State.CANCELLED,
     (State.SCHEDULED, Event.EXPIRE): State.DEAD,
@@ -85,6 +95,7 @@ TOTALS = ("put", "done", "failed", "died", "cancelled", "purged", "lost", "repla
 _TOTAL_OF: dict[Event, str] = {
     Event.PUT: "put",
     Event.PUT_LATER: "put",
+    Event.PUT_BLOCKED: "put",
     Event.ACK: "done",
     Event.RETRY: "failed",
     Event.LOSE: "lost",

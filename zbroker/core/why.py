@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, rows
+from zbroker.core import edges, history, rows
 from zbroker.core.entities import Found, Peer, Queue
 from zbroker.core.rows import Change
 from zbroker.core.shown import Row, finished, live
@@ -68,6 +68,15 @@ def _scheduled(state: State, found: Found, row: Row) -> Iterator[Row]:
         yield _reason("delayed", f"it is delayed; it may run in {_span(wait_ms)}", **figures)
     if found.queue.paused:
         yield _paused(found.queue)
+
+
+def _blocked(state: State, found: Found, row: Row) -> Iterator[Row]:
+    parents = [(one["id"].decode(), one["state"]) for one in edges.parents(state, found) if one["state"] != edges.DONE]
+    named = ", ".join(f"{identifier} ({how})" for identifier, how in parents[: limits.WHY_NAMED])
+    more = f" and {len(parents) - limits.WHY_NAMED} more" if len(parents) > limits.WHY_NAMED else ""
+    text = f"it waits for {found.changed().pending} of its parents: {named}{more}"
+    waits_for = [identifier for identifier, _ in parents[: limits.WHY_NAMED]]
+    yield _reason("parents", text, pending=found.changed().pending, waits_for=waits_for)
 
 
 def _ready(state: State, found: Found, row: Row) -> Iterator[Row]:
@@ -262,6 +271,7 @@ def _over(row: Row) -> Row:
 
 _REASONS = {
     JobState.SCHEDULED: _scheduled,
+    JobState.BLOCKED: _blocked,
     JobState.READY: _ready,
     JobState.LEASED: _leased,
     JobState.DEAD: _dead,
