@@ -194,16 +194,26 @@ class JobFailed(ZError):
 class JobCancelled(ZError):
     """The job was cancelled before it was done.
 
-    ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), or ``replaced``: another job with
-    its unique text took its place, and ``by`` is the id of that one.
+    ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), ``replaced``: another job with
+    its unique text took its place, and ``by`` is the id of that one; or ``parent``: a job that it waited for is dead
+    or cancelled, and ``parent`` is the id of that one.
     """
 
     code = "job_cancelled"
 
-    def __init__(self, text: str = "", *, reason: str = "cancelled", by: str | None = None, **details: Any) -> None:
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        reason: str = "cancelled",
+        by: str | None = None,
+        parent: str | None = None,
+        **details: Any,
+    ) -> None:
         super().__init__(text, **details)
         self.reason = reason
         self.by = by
+        self.parent = parent
 
 
 class ResultExpired(ZError):

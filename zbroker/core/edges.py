@@ -21,6 +21,7 @@ from zbroker.core.rows import Change
 from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
+from zclient.protocol import limits as wire
 from zclient.protocol.messages import Group
 from zclient.protocol.record import stored_bytes
 
@@ -29,6 +30,8 @@ SETTLED = b"s"
 
 DONE, DEAD, GONE = "done", "dead", "cancelled"
 """How a parent ended. One that is dead may come back by a replay; one that was dropped or purged is gone."""
+
+_NO_ENDS = rows.pack([])
 
 
 # ---- before a PUT
@@ -39,6 +42,11 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
     nobody knows, unless the children are there already."""
     home = {identifier: place for place, group in enumerate(groups) for identifier in group.ids}
     needs: list[set[int]] = []
+    edges = sum(len(group.ids) * len(group.options.get("after", ())) for group in groups)
+    if edges > wire.MAX_BATCH_EDGES:
+        raise Refusal(
+            "batch_too_large", f"{edges} pairs of job and parent in one batch; at most {wire.MAX_BATCH_EDGES}"
+        )
     for place, group in enumerate(groups):
         parents = group.options.get("after", ())
         inside = {home[parent] for parent in parents if parent in home}
@@ -49,15 +57,24 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
                 text = parent.decode(errors="backslashreplace")
                 raise Refusal("unknown_parent", f"after: nobody knows a job {text!r}", id=text)
         needs.append(inside)
-    order: list[int] = []
-    left = dict.fromkeys(range(len(groups)))
-    while left:
-        free = [place for place in left if needs[place].isdisjoint(left)]
-        if not free:
-            raise Refusal("invalid", "after: the jobs wait for each other in a circle")
-        for place in free:
-            del left[place]
-        order += free
+    return _parents_first(needs)
+
+
+def _parents_first(needs: list[set[int]]) -> list[int]:
+    """The groups in an order in which each comes after those that it needs."""
+    needed_by: list[list[int]] = [[] for _ in needs]
+    for place, others in enumerate(needs):
+        for other in others:
+            needed_by[other].append(place)
+    left = [len(others) for others in needs]
+    order = [place for place, others in enumerate(needs) if not others]
+    for place in order:  # it grows meanwhile
+        for waiting_for in needed_by[place]:
+            left[waiting_for] -= 1
+            if not left[waiting_for]:
+                order.append(waiting_for)
+    if len(order) < len(needs):
+        raise Refusal("invalid", "after: the jobs wait for each other in a circle")
     return order
 
 
@@ -77,8 +94,8 @@ def link(state: State, ids: list[bytes], options: Options) -> tuple[int, bytes |
         if waits:
             pending += 1
             _mark(state, parent)
-        elif state.view.get("edges", rows.edge_key(parent, b"")) is None:
-            edges[rows.edge_key(parent, b"")] = rows.pack((how, result))
+        else:
+            _keep_end(state, parent, how, result)
     return pending, None
 
 
@@ -91,6 +108,15 @@ def _state_of(state: State, parent: bytes) -> tuple[str, bytes | None]:
     if ended is None:
         return GONE, None
     return (DONE, ended.result) if ended.row.state == JobState.DONE else (GONE, None)
+
+
+def _keep_end(state: State, parent: bytes, how: str, result: bytes | None) -> None:
+    """How a parent ended stands beside its edges; it may have been dead before, and be done now."""
+    key, before = rows.edge_key(parent, b""), None
+    if how != DONE:
+        before = state.view.get("edges", key)
+    if before is None:
+        state.tick.rows["edges"][key] = rows.pack((how, result))
 
 
 def _mark(state: State, parent: bytes) -> None:
@@ -131,14 +157,21 @@ def over(
     """The job is done, dead or gone: its children learn of it, and unless it may be replayed, it reads its parents'
     results no more."""
     if change is not None and change.is_parent and _children(state, identifier, b""):
-        state.tick.rows["edges"][rows.edge_key(identifier, b"")] = rows.pack((how, result))
-        state.tick.rows["meta"][rows.META_OVER + identifier] = how.encode()
+        state.tick.rows["edges"][rows.edge_key(identifier, b"")] = rows.pack((how, result or None))
+        key = rows.META_OVER + identifier
+        ends = rows.unpack(state.view.get("meta", key) or _NO_ENDS)
+        state.tick.rows["meta"][key] = rows.pack([*ends, how])
         state.over.append((identifier, how, b""))
-    if "after" in options and how != DEAD:
-        for parent in dict.fromkeys(options["after"]):
-            state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
-            if not _children(state, parent, b""):
-                state.tick.rows["edges"][rows.edge_key(parent, b"")] = None
+    if how != DEAD:
+        leave_parents(state, identifier, options)
+
+
+def leave_parents(state: State, identifier: bytes, options: Options) -> None:
+    """The job reads its parents' results no more: those that nobody else can read are deleted."""
+    for parent in dict.fromkeys(options.get("after", ())):
+        state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
+        if not _children(state, parent, b""):
+            state.tick.rows["edges"][rows.edge_key(parent, b"")] = None
 
 
 def _children(state: State, parent: bytes, cursor: bytes, most: int = 1) -> list[tuple[bytes, bytes]]:
@@ -150,28 +183,35 @@ def _children(state: State, parent: bytes, cursor: bytes, most: int = 1) -> list
 
 
 def settle(state: State) -> None:
-    """Look at the children of parents that are over; a bounded number in one turn."""
-    budget = limits.STEP_ROWS
+    """Look at the children of parents that are over, in the order in which these were; a bounded number in one turn."""
+    budget = limits.TURN_CHILDREN
     while state.over and budget > 0:
         parent, how, cursor = state.over.popleft()
         page = _children(state, parent, cursor, budget)
         for child, value in page:
-            if not value:
-                _parent_is_over(state, parent, child, how)
-        budget -= len(page) + 1
-        if budget <= 0 and page:
-            state.over.appendleft((parent, how, page[-1][0]))
-            return
-        state.tick.rows["meta"][rows.META_OVER + parent] = None
+            budget -= 1 if value else _parent_is_over(state, parent, child, how)
+            cursor = child
+            if budget <= 0:
+                state.over.appendleft((parent, how, cursor))
+                return
+        budget -= 1
+        key = rows.META_OVER + parent
+        _, *later = rows.unpack(state.view.get("meta", key) or _NO_ENDS)
+        state.tick.rows["meta"][key] = rows.pack(later) if later else None
 
 
-def _parent_is_over(state: State, parent: bytes, child: bytes, how: str) -> None:
+def _parent_is_over(state: State, parent: bytes, child: bytes, how: str) -> int:
+    """What it means for a child that waits for this parent; the rows that had to be looked at."""
     edge = rows.edge_key(parent, child)
     found = state.find(child)
-    if found is None or found.state is not JobState.BLOCKED:
-        state.tick.rows["edges"][edge] = None if found is None else SETTLED
-        return
+    if found is None:  # a purge voided it, and its sweep comes by
+        return 1
     rule = found.header.options.get("on_parent_death", "cancel")
+    if how == DEAD and rule == "wait":
+        return 1
+    if found.state is not JobState.BLOCKED:
+        state.tick.rows["edges"][edge] = SETTLED
+        return 1
     if how == DONE or rule == "run":
         state.tick.rows["edges"][edge] = SETTLED
         change = found.changed()
@@ -179,8 +219,15 @@ def _parent_is_over(state: State, parent: bytes, child: bytes, how: str) -> None
             state.write_change(child, change._replace(pending=change.pending - 1))
         else:
             _unblock(state, found)
-    elif how == GONE or rule == "cancel":
-        waiting.cancel(state, found, "parent", parent=parent.decode())
+        return 1
+    waiting.cancel(state, found, "parent", parent=parent.decode())
+    return len(found.header.options["after"])
+
+
+def waits_for(state: State, found: Found) -> list[bytes]:
+    """The parents that the job waits for, or would, if it were not dead."""
+    parents = dict.fromkeys(found.header.options.get("after", ()))
+    return [one for one in parents if state.view.get("edges", rows.edge_key(one, found.id)) == b""]
 
 
 def _unblock(state: State, found: Found) -> None:
@@ -200,8 +247,8 @@ def _unblock(state: State, found: Found) -> None:
 
 def read_over(state: State) -> None:
     """At a start: parents whose children were not all looked at."""
-    for key, how in state.view.scan("meta", rows.META_OVER, rows.beyond(rows.META_OVER)):
-        state.over.append((key[len(rows.META_OVER) :], how.decode(), b""))
+    for key, ends in state.view.scan("meta", rows.META_OVER, rows.beyond(rows.META_OVER)):
+        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends))
 
 
 # ---- what people and handlers see

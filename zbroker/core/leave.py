@@ -76,13 +76,13 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
     state.tick.rows["jobs"].update(gone)
     changes: dict[bytes, bytes] = {}
     if delivery.changes:
-        for identifier in ids:
+        for position, identifier in enumerate(ids):
             change = delivery.changes.get(identifier)
             if change is not None:
                 state.tick.rows["changes"][identifier] = None
                 changes[identifier] = rows.encode_change(change)
                 if change.is_parent:
-                    result = results[ids.index(identifier)] if results else None
+                    result = results[position] if results else None
                     edges.over(state, identifier, {}, change, edges.DONE, result)
     if delivery.external:
         state.tick.rows["payloads"].update(dict.fromkeys(delivery.external.intersection(ids)))

@@ -31,6 +31,8 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
         answer = _VERBS[verb](state, arguments)
         if verb == "show":
             state.tick.bytes_out += len(answer["payload"] or b"") + len(answer["result"] or b"")
+        elif verb == "parents":
+            state.tick.bytes_out += sum(len(row["result"] or b"") for row in answer["parents"])
         state.send(peer, Answer(number, answer))
     else:
         raise Refusal("not_found", f"no such question: {verb!r:.40}")

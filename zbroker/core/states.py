@@ -41,6 +41,7 @@ class Event(StrEnum):
     CANCEL = "cancel"  # somebody
     PURGE = "purge"  # somebody
     REPLAY = "replay"  # somebody
+    REPLAY_BLOCKED = "replay, parents not over"  # somebody
     DROP = "drop"  # somebody, or retention
 
 
@@ -78,6 +79,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (State.LEASED, Event.DISCARD): GONE,
     (State.LEASED, Event.CANCEL): State.CANCELLED,
     (State.DEAD, Event.REPLAY): State.READY,
+    (State.DEAD, Event.REPLAY_BLOCKED): State.BLOCKED,
     (State.DEAD, Event.DROP): GONE,
     (State.DONE, Event.DROP): GONE,
     (State.CANCELLED, Event.DROP): GONE,
@@ -106,6 +108,7 @@ _TOTAL_OF: dict[Event, str] = {
     Event.CANCEL: "cancelled",
     Event.PURGE: "purged",
     Event.REPLAY: "replayed",
+    Event.REPLAY_BLOCKED: "replayed",
     Event.DROP: "dropped",
 }
 

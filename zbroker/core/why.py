@@ -71,12 +71,13 @@ def _scheduled(state: State, found: Found, row: Row) -> Iterator[Row]:
 
 
 def _blocked(state: State, found: Found, row: Row) -> Iterator[Row]:
-    parents = [(one["id"].decode(), one["state"]) for one in edges.parents(state, found) if one["state"] != edges.DONE]
-    named = ", ".join(f"{identifier} ({how})" for identifier, how in parents[: limits.WHY_NAMED])
+    parents = edges.waits_for(state, found)
+    named = [(one.decode(), state.find(one)) for one in parents[: limits.WHY_NAMED]]
+    told = ", ".join(f"{identifier} ({parent.state if parent else 'gone'})" for identifier, parent in named)
     more = f" and {len(parents) - limits.WHY_NAMED} more" if len(parents) > limits.WHY_NAMED else ""
-    text = f"it waits for {found.changed().pending} of its parents: {named}{more}"
-    waits_for = [identifier for identifier, _ in parents[: limits.WHY_NAMED]]
-    yield _reason("parents", text, pending=found.changed().pending, waits_for=waits_for)
+    total = len(dict.fromkeys(found.header.options["after"]))
+    text = f"it waits for {len(parents)} of {total} jobs: {told}{more}"
+    yield _reason("parents", text, pending=len(parents), waits_for=[identifier for identifier, _ in named])
 
 
 def _ready(state: State, found: Found, row: Row) -> Iterator[Row]:
@@ -260,7 +261,7 @@ def _over(row: Row) -> Row:
     told = ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))
     texts = {
         "done": f"it was done by {row.get('worker') or 'a worker'}, attempt {row['attempt']}",
-        "cancelled": f"it was cancelled ({row.get('reason') or 'no reason given'})",
+        "cancelled": f"it was cancelled ({' '.join(filter(None, (row.get('reason'), row.get('parent'))))})",
         "dead": f"it is dead ({row.get('reason')}) after {row['attempt']} attempts" + (f"; {told}" if told else ""),
     }
     state = str(row["state"])
