@@ -25,9 +25,8 @@ def out_of_attempts(bench: Bench, producer: Peer, worker: Peer) -> None:
 
 
 def expired(bench: Bench, producer: Peer, worker: Peer) -> None:
-    worker.snooze(worker.job()[1], "a", delay=50_000)
-    bench.advance(70_000)
-    worker.jobs()
+    worker.snooze(worker.job()[1], "a", delay=65_000)
+    bench.advance(60_000)
 
 
 def expired_and_dropped(bench: Bench, producer: Peer, worker: Peer) -> None:
@@ -254,7 +253,8 @@ def test_an_expired_child_that_is_replayed_is_blocked_again() -> None:
     producer.connect()
     worker.connect()
     producer.order("replay", ids=[b"a"])
-    bench.advance(60_000)
+    bench.advance(6_000)
+    assert state_of(producer, "b") == "blocked"
     assert run_all(worker) == ["a"]
     assert run_all(bench.worker("v", "next")) == ["b"]
     assert edges(bench) == unfinished(bench) == []
