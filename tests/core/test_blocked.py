@@ -14,7 +14,6 @@ from zbroker.calendar import Calendar
 from zclient.protocol import limits as wire
 from zclient.protocol import messages as m
 
-
 # ---- times
 
 

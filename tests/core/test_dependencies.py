@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_a_chain_of_a_thousand_in_one_put_in_any_order() -> None:
     bench = Bench()
     producer, worker = bench.producer(), bench.worker("w", "q", capacity=8)
     names = [f"{number:04}" for number in range(1_000)]
-    groups = [group("q", names[0])] + [group("q", b, after=a) for a, b in zip(names, names[1:], strict=False)]
+    groups = [group("q", names[0])] + [group("q", b, after=a) for a, b in itertools.pairwise(names)]
     Random(5).shuffle(groups)
     send(producer, *groups)
     bench.check()
@@ -100,7 +101,7 @@ def test_a_dead_head_cancels_a_chain_of_a_thousand_in_bounded_turns() -> None:
     bench = Bench()
     producer, worker = bench.producer(), bench.worker("w", "q")
     names = [f"{number:04}" for number in range(1_000)]
-    send(producer, group("q", names[0]), *(group("q", b, after=a) for a, b in zip(names, names[1:], strict=False)))
+    send(producer, group("q", names[0]), *(group("q", b, after=a) for a, b in itertools.pairwise(names)))
     turns = bench.turns
     worker.reject(worker.job()[1], names[0])
     assert bench.turns - turns > 999 / limits.TURN_CHILDREN

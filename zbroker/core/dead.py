@@ -58,7 +58,8 @@ def cause_of(change: Change) -> dict[str, Any]:
 def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: Change, way: Way) -> None:
     """The job goes on under its id in the queue for dead jobs, with new attempts; its headers say where from and why.
 
-    Its log of attempts comes along; its parents do not, and its children wait for it there if they wait at all. The limits of that queue do not hold for it: it was accepted long ago.
+    Its log of attempts comes along; its parents do not, and children that wait for a replay wait for it there. The
+    limits of that queue do not hold for it: it was accepted long ago.
     """
     target = state.queue(queue.policy.dead_to)
     header = header_of(record)
