@@ -170,8 +170,9 @@ def leave_parents(state: State, identifier: bytes, options: Options) -> None:
     """The job reads its parents' results no more: those that nobody else can read are deleted."""
     for parent in dict.fromkeys(options.get("after", ())):
         state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
-        if not _children(state, parent, b""):
-            state.tick.rows["edges"][rows.edge_key(parent, b"")] = None
+        key = rows.edge_key(parent, b"")
+        if state.view.get("edges", key) is not None and not _children(state, parent, b""):
+            state.tick.rows["edges"][key] = None
 
 
 def _children(state: State, parent: bytes, cursor: bytes, most: int = 1) -> list[tuple[bytes, bytes]]:

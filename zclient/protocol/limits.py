@@ -78,7 +78,7 @@ MAX_CATCH_UP = 100
 MAX_PARENTS = 1000
 """Jobs that one job waits for: its record names them."""
 
-MAX_BATCH_EDGES = 20_000
+MAX_BATCH_EDGES = 10_000
 """Pairs of job and parent in one PUT: each is a row, and all of them are stored in one turn."""
 
 MAX_PROGRESS_CHARS = 500
