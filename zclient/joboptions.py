@@ -45,7 +45,7 @@ class JobOptions(TypedDict, total=False):
     """The share of each wait, 0 to 1, that chance may take off, so that jobs that failed together do not return so."""
 
     after: "str | Sequence[Any] | None"
-    """Ids or handles of jobs: it waits until they are over, at most 1,000 of them. They may be finished already, or be
+    """Ids or handles of jobs: it waits until they are done, at most 1,000 of them. They may be finished already, or be
     sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
 
     on_parent_death: str | None

@@ -26,7 +26,7 @@ class Event(StrEnum):
     PUT_LATER = "put with a delay"  # a producer
     PUT_BLOCKED = "put after others"  # a producer
     UNBLOCK = "parents over"  # the broker: the last job that it waited for is over
-    UNBLOCK_LATER = "parents over, time not come"  # likewise, and it has a delay
+    UNBLOCK_LATER = "parents over before its time"  # likewise, and it has a delay
     DUE = "due"  # the clock
     DELIVER = "deliver"  # the broker, to a worker with credit
     ACK = "ack"  # the worker
@@ -41,7 +41,7 @@ class Event(StrEnum):
     CANCEL = "cancel"  # somebody
     PURGE = "purge"  # somebody
     REPLAY = "replay"  # somebody
-    REPLAY_BLOCKED = "replay, parents not over"  # somebody
+    REPLAY_BLOCKED = "replay before its parents"  # somebody
     DROP = "drop"  # somebody, or retention
 
 
