@@ -123,13 +123,13 @@ def test_cancel_goes_down_the_chain(way: Way, restarted: bool) -> None:
     bench.check()
     assert states(producer, "b c") == ["cancelled", "cancelled"]
     assert producer.ends() == {
-        "b": ("cancelled", None, {"reason": "parent", "parent": "a"}),
-        "c": ("cancelled", None, {"reason": "parent", "parent": "b"}),
+        "b": ("cancelled", None, {"reason": "parent", "parent": b"a"}),
+        "c": ("cancelled", None, {"reason": "parent", "parent": b"b"}),
     }
     producer.send(m.Watch([b"b"], False))
-    assert producer.ends()["b"] == ("cancelled", None, {"reason": "parent", "parent": "a"})
+    assert producer.ends()["b"] == ("cancelled", None, {"reason": "parent", "parent": b"a"})
     shown = producer.ask("show", id=b"b")
-    assert (shown["reason"], shown["parent"]) == ("parent", "a")
+    assert (shown["reason"], shown["parent"]) == ("parent", b"a")
     assert edges(bench) == unfinished(bench) == []
 
 

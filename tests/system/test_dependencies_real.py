@@ -16,10 +16,7 @@ def test_a_diamond_over_kills_of_broker_and_worker(system: System) -> None:
     count = {"do": "count", "n": 0}
     top = client.send("q", count)
     first = client.send_many("q", [count] * SIDES, after=top)
-    second = [
-        client.send("q", count, after=[first[(n + step) % SIDES] for step in range(SPAN)])
-        for n in range(SIDES)
-    ]
+    second = [client.send("q", count, after=[first[(n + step) % SIDES] for step in range(SPAN)]) for n in range(SIDES)]
     eventually(lambda: client.queue("q")["blocked"] == 2 * SIDES)
     end = client.send("end", count, after=second)
     workers = [system.worker(broker.endpoint, "q", "end", concurrency=4) for _ in range(2)]

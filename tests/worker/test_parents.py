@@ -1,5 +1,5 @@
-"""Jobs after others, and what their handlers read of them: with a real broker, in a coroutine, in a consumer's loop, and
-with a clock that the test moves."""
+"""Jobs after others, and what their handlers read of them: in threads, in a coroutine, in a consumer's loop, and with a
+clock that the test moves."""
 
 import asyncio
 import threading
@@ -123,14 +123,17 @@ def test_parents_of_a_job_that_is_settled_are_not_told(broker: str, client: Clie
 
 
 def test_a_broker_that_does_not_answer_is_not_waited_for_longer(queue: str) -> None:
-    with BrokerProcess("--durability", "memory") as broker, Client(broker.endpoint) as client:
-        with Consumer(broker.endpoint, queue) as consumer:
-            client.send(queue)
-            job = consumer.get(WAIT_S)
-            assert job is not None
-            broker.kill()
-            with pytest.raises(AnswerTimeout, match=r"within 0\.2 s"):
-                job.parents(timeout=0.2)
+    with (
+        BrokerProcess("--durability", "memory") as broker,
+        Client(broker.endpoint) as client,
+        Consumer(broker.endpoint, queue) as consumer,
+    ):
+        client.send(queue)
+        job = consumer.get(WAIT_S)
+        assert job is not None
+        broker.kill()
+        with pytest.raises(AnswerTimeout, match=r"within 0\.2 s"):
+            job.parents(timeout=0.2)
 
 
 def test_with_a_clock_that_the_test_moves() -> None:

@@ -143,7 +143,7 @@ def block(state: State, queue: Queue, ids: list[bytes], options: Options, due_ms
         found = state.find(identifier)
         assert found is not None
         if cause is not None:
-            waiting.cancel(state, found, "parent", parent=cause.decode())
+            waiting.cancel(state, found, "parent", parent=cause)
         else:
             _unblock(state, found)
 
@@ -221,7 +221,7 @@ def _parent_is_over(state: State, parent: bytes, child: bytes, how: str) -> int:
         else:
             _unblock(state, found)
         return 1
-    waiting.cancel(state, found, "parent", parent=parent.decode())
+    waiting.cancel(state, found, "parent", parent=parent)
     return len(found.header.options["after"])
 
 

@@ -33,7 +33,7 @@ def cancel(state: State, found: Found, reason: str, **cause: Any) -> None:
     edges.over(state, found.id, found.header.options, found.change, edges.GONE)
     state.erase(found.id, changed=found.change is not None, external=found.header.external)
     state.move(found.queue, found.state, Event.CANCEL, 1, stored_bytes(found.record))
-    change = found.changed()._replace(reason=cause["parent"]) if "parent" in cause else found.change
+    change = found.changed()._replace(reason=cause["parent"].decode()) if "parent" in cause else found.change
     changes = {found.id: rows.encode_change(change)} if change else None
     history.add(
         state,

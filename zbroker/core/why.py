@@ -259,9 +259,12 @@ def _dead(state: State, found: Found, row: Row) -> Iterator[Row]:
 def _over(row: Row) -> Row:
     error = row.get("error") or {}
     told = ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))
+    because = row.get("reason") or "no reason given"
+    if row.get("parent"):
+        because += f" {row['parent'].decode()}"
     texts = {
         "done": f"it was done by {row.get('worker') or 'a worker'}, attempt {row['attempt']}",
-        "cancelled": f"it was cancelled ({' '.join(filter(None, (row.get('reason'), row.get('parent'))))})",
+        "cancelled": f"it was cancelled ({because})",
         "dead": f"it is dead ({row.get('reason')}) after {row['attempt']} attempts" + (f"; {told}" if told else ""),
     }
     state = str(row["state"])
