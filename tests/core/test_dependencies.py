@@ -35,6 +35,18 @@ def test_a_child_is_blocked_until_all_its_parents_are_done() -> None:
     bench.check()
 
 
+def test_parents_of_one_ack_have_each_its_own_result() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=3)
+    producer.put("q", "a", "b", "c")
+    producer.put("other", "d", after=[b"c", b"a"])
+    ((_, fence), *_rest) = worker.jobs()
+    worker.ack(fence, "a", "b", "c", results=[b"A", b"B", b"C"])
+    assert parents(producer, "d") == {"c": ("done", b"C"), "a": ("done", b"A")}
+    assert edges(bench) == ["a>", "a>d", "c>", "c>d"]
+    bench.check()
+
+
 @pytest.mark.parametrize(
     ("ends", "expected"), [("before commit", ["leased", "blocked"]), ("before send", ["done", "ready"])]
 )
