@@ -297,6 +297,22 @@ def test_blocked_jobs_are_listed_once_each_in_pages() -> None:
     bench.check()
 
 
+def test_a_listing_of_jobs_with_many_parents_runs_in_slices() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=500)
+    names = [f"{number:04}" for number in range(1_000)]
+    producer.put("q", *names)
+    producer.put("other", *"abcdefgh", after=[name.encode() for name in names])
+    for identifier, fence in worker.jobs():
+        worker.ack(fence, identifier)
+    assert len(worker.jobs()) == 500
+    turns = bench.turns
+    assert sorted(listed(producer, state="blocked", limit=100)) == [*"abcdefgh"]
+    looked = 8 * 500 * 500 / 16
+    assert bench.turns - turns > looked / limits.STEP_ROWS / limits.TURN_STEPS
+    bench.check()
+
+
 def test_a_watcher_is_told_when_a_child_is_released() -> None:
     bench = Bench()
     producer, worker = bench.producer(), bench.worker("w", "q")
