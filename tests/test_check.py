@@ -128,3 +128,60 @@ def test_a_schedule_that_has_no_timer() -> None:
         assert check_store(broker.store).faults == []
         faults = damage(broker.store, "timers", first(broker.store, "timers")[0], None)
     assert faults == ["no timer has the next occurrence of schedule s"]
+
+
+# ---- jobs after others
+
+
+@pytest.fixture
+def family() -> Iterator[MemoryStore]:
+    """`late` waits for `first`, which is done, and for `second`, which waits; `patient` for `grave`."""
+    with LocalBroker(max_attempts=1) as broker:
+        client = broker.client()
+        for name in ("first", "grave"):
+            client.send("a", id=name)
+        client.send("b", id="second")
+        client.send("c", id="late", after=["first", "second"])
+        client.send("c", id="patient", after="grave", on_parent_death="wait")
+        with Consumer(broker.endpoint, "a", transport=broker.transport, credit=2) as consumer:
+            jobs = iter(consumer)
+            next(jobs).ack("result")
+            next(jobs).nack("broken")
+            broker.wait_idle()
+            assert check_store(broker.store).faults == []
+            yield broker.store
+
+
+def test_an_edge_that_is_lost(family: MemoryStore) -> None:
+    faults = damage(family, "edges", rows.edge_key(b"second", b"late"), None)
+    assert "job late waits for 1 parents, and has 0 edges" in faults
+
+
+def test_an_edge_of_a_child_that_is_gone(family: MemoryStore) -> None:
+    faults = damage(family, "edges", rows.edge_key(b"second", b"nobody"), b"")
+    assert faults == ["an edge is of nobody, which has no parent second"]
+
+
+@pytest.mark.parametrize("parent", [b"earlier", b"second", b"zzz"])
+def test_the_end_of_a_parent_without_children(family: MemoryStore, parent: bytes) -> None:
+    if parent == b"second":
+        damage(family, "edges", rows.edge_key(parent, b"late"), None)
+    faults = damage(family, "edges", rows.edge_key(parent, b""), rows.pack(("done", None)))
+    assert f"how {parent.decode()} ended is kept, and it has no children" in faults
+
+
+def test_a_parent_that_does_not_know_that_it_is_one(family: MemoryStore) -> None:
+    change = rows.decode_change(family.get("changes", b"second") or b"")
+    faults = damage(family, "changes", b"second", rows.encode_change(change._replace(is_parent=False)))
+    assert faults == ["job late waits for second, which does not release it"]
+
+
+def test_a_dead_parent_whose_children_were_not_looked_at(family: MemoryStore) -> None:
+    change = rows.decode_change(family.get("changes", b"grave") or b"")
+    assert change.state is State.DEAD
+    damage(family, "edges", rows.edge_key(b"grave", b"late"), b"")
+    record = family.get("jobs", b"late") or b""
+    faults = damage(family, "jobs", b"late", record.replace(b"first", b"grave"))
+    assert "job late waits for grave, which does not release it" in faults
+    faults = damage(family, "meta", rows.META_OVER + b"grave", rows.pack(["dead"]))
+    assert "job late waits for grave, which does not release it" not in faults

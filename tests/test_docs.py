@@ -191,6 +191,8 @@ LIMITS = {
     "payload, result": size(limits.MAX_PAYLOAD_BYTES),
     "jobs in one PUT": f"{limits.MAX_BATCH_JOBS:,}",
     "payload bytes in one PUT": size(limits.MAX_BATCH_BYTES),
+    "parents of a job": f"{limits.MAX_PARENTS:,}",
+    "pairs of job and parent in one PUT": f"{limits.MAX_BATCH_EDGES:,}",
     "acks in one SETTLE, ids in one WATCH, UNWATCH": f"{limits.MAX_BATCH_JOBS:,}",
     "ids in one ORDER, other settlements in one SETTLE": f"{limits.MAX_ORDER_IDS}",
     "PUTs and ORDERs of a peer that were applied, from its `low` on": f"{broker_limits.MAX_ANSWERS:,}",

@@ -164,6 +164,19 @@ def test_expiry(endpoint: str) -> None:
     ]
 
 
+def test_dependencies(endpoint: str) -> None:
+    assert example("dependencies.py", endpoint) == [
+        "before: blocked - it waits for 3 of 3 jobs",
+        "words: 4, 2, 2",
+        "the note: words: 4, 2, 2",
+        "again: 4",
+        "cancelled, because of its parent: True",
+        "some: 4, 2, 2, ?",
+        "it waits: blocked",
+        "and was given up with its parent: parent",
+    ]
+
+
 def test_unique(endpoint: str) -> None:
     assert example("unique.py", endpoint) == [
         "the same job: True True",

@@ -81,6 +81,7 @@ class _Check:
         self._read_dead()
         self._read_texts()
         self._read_heads()
+        self._read_edges()
         self._read_jobs()
         self._read_orphans()
         self._compare()
@@ -212,6 +213,37 @@ class _Check:
             if not waits or header is None or header.queue != queue or its_key != lane_key:
                 self._report.fault(f"a key of queue {queue} waits for {_text(identifier)}, which does not wait")
 
+    def _read_edges(self) -> None:
+        """An edge is of a child that names the parent; how a parent ended is kept for the edges behind it."""
+        ended: bytes | None = None  # the parent whose row of that kind no edge has followed yet
+        for key, value in self._store.scan("edges", b"", END):
+            parent, _, child = key.partition(b"\0")
+            if not child:
+                self._read_childless(ended)
+                ended = parent
+                continue
+            if ended == parent:
+                ended = None
+            ((_, record, change),) = self._read([child])
+            options = header_of(record).options if record is not None else {}
+            if parent not in options.get("after", ()):
+                self._report.fault(f"an edge is of {_text(child)}, which has no parent {_text(parent)}")
+            elif not value and change is not None and change.state is State.BLOCKED:
+                self._read_waiting(parent, child, options.get("on_parent_death", "cancel"))
+        self._read_childless(ended)
+
+    def _read_childless(self, parent: bytes | None) -> None:
+        if parent is not None:
+            self._report.fault(f"how {_text(parent)} ended is kept, and it has no children")
+
+    def _read_waiting(self, parent: bytes, child: bytes, rule: str) -> None:
+        """What a child waits for goes on and knows that it is waited for, or is over and its children are looked at."""
+        ((_, record, change),) = self._read([parent])
+        is_dead = change is not None and change.state is State.DEAD and rule != "wait"
+        if record is None or change is None or not change.is_parent or is_dead:
+            if self._store.get("meta", rows.META_OVER + parent) is None:
+                self._report.fault(f"job {_text(child)} waits for {_text(parent)}, which does not release it")
+
     # ---- jobs
 
     def _read_jobs(self) -> None:
@@ -233,11 +265,22 @@ class _Check:
             self._void += 1
             return
         self._jobs[header.queue, state] += 1
+        if state is State.BLOCKED and change is not None:
+            self._read_blocked(identifier, header, change)
         if state in WAITING:
             self._sizes[header.queue, state] += stored_bytes(record)
             self._expiring[header.queue] += self._expires_at(record, change) > 0
         if "unique" in header.options and state is not State.DEAD:
             self._read_unique(identifier, header)
+
+    def _read_blocked(self, identifier: bytes, header: Header, change: rows.Change) -> None:
+        """A blocked job waits for as many parents as it has edges that say so."""
+        parents = dict.fromkeys(header.options.get("after", ()))
+        waits = sum(self._store.get("edges", rows.edge_key(parent, identifier)) == b"" for parent in parents)
+        if waits == change.pending > 0:
+            self._placed[header.queue, State.BLOCKED] += 1
+        else:
+            self._report.fault(f"job {_text(identifier)} waits for {change.pending} parents, and has {waits} edges")
 
     def _read_unique(self, identifier: bytes, header: Header) -> None:
         """A job that goes on has its unique text, unless the text is taken for a time, or until it is delivered, or a

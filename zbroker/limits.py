@@ -88,6 +88,9 @@ WHY_BLOCKS = 64
 WHY_LOOKED = 20_000
 """Leased jobs of the queue among which `why` looks for those that hold a key: a few milliseconds."""
 
+TURN_CHILDREN = 128
+"""Children of parents that are over, looked at in one turn: a few milliseconds. The rest follow in the next turns."""
+
 WHY_NAMED = 10
 """Jobs and workers that `why` names; of more it tells the number."""
 

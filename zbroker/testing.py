@@ -244,7 +244,7 @@ class LocalBroker:
         state = self._engine.core.state
 
         def is_idle() -> bool:
-            return state.leased.keys() <= ignored and not state.hot and not state.eager
+            return state.leased.keys() <= ignored and not (state.hot or state.eager or state.over)
 
         if not self._changed.wait_for(is_idle, QUIET_SECONDS):
             raise TimeoutError(f"handlers still run after {QUIET_SECONDS:g} s of real time")

@@ -113,6 +113,12 @@ class UniqueTaken(Refused):
     code = "conflict"
 
 
+class UnknownParent(Refused):
+    """A job is to wait for one that nobody knows. ``details["id"]`` names it."""
+
+    code = "unknown_parent"
+
+
 class QueueClosed(Refused):
     """The queue, or the whole broker, takes no new jobs: it is being drained or stopped."""
 
@@ -188,16 +194,26 @@ class JobFailed(ZError):
 class JobCancelled(ZError):
     """The job was cancelled before it was done.
 
-    ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), or ``replaced``: another job with
-    its unique text took its place, and ``by`` is the id of that one.
+    ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), ``replaced``: another job with
+    its unique text took its place, and ``by`` is the id of that one; or ``parent``: a job that it waited for is dead
+    or cancelled, and ``parent`` is the id of that one.
     """
 
     code = "job_cancelled"
 
-    def __init__(self, text: str = "", *, reason: str = "cancelled", by: str | None = None, **details: Any) -> None:
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        reason: str = "cancelled",
+        by: str | None = None,
+        parent: str | None = None,
+        **details: Any,
+    ) -> None:
         super().__init__(text, **details)
         self.reason = reason
         self.by = by
+        self.parent = parent
 
 
 class ResultExpired(ZError):
@@ -238,6 +254,7 @@ _BY_CODE: dict[str, type[ZError]] = {
         DuplicateId,
         UniqueTaken,
         QueueClosed,
+        UnknownParent,
         TooManyPeers,
         TooManyQueues,
         UnsupportedVersion,

@@ -4,7 +4,7 @@ Ranges and defaults are in `zclient.protocol.options`; `zclient.jobs.wire_option
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from zclient.config import Duration, Headers, Moment
 
@@ -43,6 +43,14 @@ class JobOptions(TypedDict, total=False):
 
     backoff_jitter: float | None
     """The share of each wait, 0 to 1, that chance may take off, so that jobs that failed together do not return so."""
+
+    after: "str | Sequence[Any] | None"
+    """Ids or handles of jobs: it waits until they are done, at most 1,000 of them. They may be finished already, or be
+    sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
+
+    on_parent_death: str | None
+    """When one of them is dead or cancelled: ``cancel`` this job too, if not said; ``run`` it all the same; or ``wait``
+    until it is replayed and done."""
 
     unique: str | None
     """At most one job of the queue has this text at a time. What becomes of a second one says ``on_conflict``."""

@@ -24,7 +24,6 @@ RUN_JOBS = 1 << 24
 
 _BLOCK = 1 << 12
 _LAST_DIGITS = [b"%03x" % number for number in range(_BLOCK)]
-_LATER = {"after"}
 
 
 # ---- ids
@@ -204,8 +203,6 @@ def wire_options(**options: Any) -> dict[str, Any]:
     for name, value in options.items():
         if value is None:
             continue
-        if name in _LATER:
-            raise InvalidArgument(f"the option {name} arrives in a later version")
         option = JOB_OPTIONS.get(name)
         if option is None:
             raise InvalidArgument(f"no such option: {name}")

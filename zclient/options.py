@@ -173,6 +173,18 @@ def queue(value: Any) -> Any:
     return "" if value in (None, "none") else value
 
 
+def ids(value: Any) -> list[bytes]:
+    """Job ids: one or several, as texts or as handles."""
+    several = [value] if isinstance(value, str) or hasattr(value, "id") else value
+    try:
+        texts = [getattr(one, "id", one) for one in several]
+    except TypeError:
+        raise InvalidArgument(f"job ids, or handles of jobs, not {value!r:.60}") from None
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument(f"job ids, or handles of jobs, not {value!r:.60}")
+    return list(dict.fromkeys(text.encode("utf-8", "surrogatepass") for text in texts))
+
+
 def headers(value: Any) -> Any:
     """A map of texts, numbers and booleans."""
     return dict(value) if isinstance(value, Mapping) else value
@@ -204,6 +216,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "weights": weights,
     "queue": queue,
     "headers": headers,
+    "ids": ids,
 }
 
 

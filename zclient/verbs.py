@@ -187,8 +187,11 @@ def outcome(identifier: bytes, state: str, result: bytes | None, cause: Any) -> 
 
 def _cancelled(name: str | None, cause: dict[str, Any]) -> JobCancelled:
     reason, by = str(cause.get("reason") or "cancelled"), text_of(cause.get("by"))
+    parent = text_of(cause.get("parent"))
     text = f"job {name} was {reason}" + (f" by {by}" if by else "")
-    return JobCancelled(text, reason=reason, by=by, id=name)
+    if parent:
+        text = f"job {name} was cancelled, since {parent}, which it waited for, is not done"
+    return JobCancelled(text, reason=reason, by=by, parent=parent, id=name)
 
 
 # ---- verbs: single jobs

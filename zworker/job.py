@@ -8,7 +8,7 @@ another thread.
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol, Unpack
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from zclient.config import Duration, one_job
 from zclient.durations import duration_ms, parse_duration
@@ -39,6 +39,9 @@ class Owner(Protocol):
     def extend(self, job: "Job", duration_ms: int, timeout_s: float) -> None:
         """Have the lease extended; returns when the broker did it. Raises `LeaseLost` and `AnswerTimeout`."""
 
+    def ask(self, verb: str, arguments: dict[str, Any], timeout_s: float) -> Any:
+        """Ask the broker something. Raises `AnswerTimeout`, and the broker's refusal."""
+
     def progress(self, job: "Job", fraction: float | None, text: str) -> None:
         """Take note of how far a job is, to be told soon. It never waits."""
 
@@ -60,6 +63,18 @@ class Delivery:
         self.unsettled = 0
         self.until_ms = now + lease_ms
         self.renew_at_ms = now + lease_ms / 6
+
+
+class Parent(NamedTuple):
+    """A job that another waited for: how it ended (``done``, ``dead``, ``cancelled``), and its result."""
+
+    state: str
+    result_bytes: bytes | None
+
+    @property
+    def result(self) -> Any:
+        """What it returned; None if that was nothing, or if it is not done."""
+        return None if self.result_bytes is None else decode_payload(self.result_bytes)
 
 
 class Job:
@@ -216,6 +231,21 @@ class Job:
         self.sends.append(group)
         self.sent_bytes += size
         return group.ids[0].decode()
+
+    def parents(self, timeout: float = 10.0) -> "dict[str, Parent]":
+        """The jobs that this one waited for (`after`), by id, with what they returned, in the order it named them.
+
+        It asks the broker, and waits at most ``timeout`` seconds; in a coroutine use `asyncio.to_thread`. Raises
+        `AnswerTimeout`.
+        """
+        found: dict[str, Parent] = {}
+        start: int | None = 0
+        while start is not None:
+            answer = self._delivery.owner.ask("parents", {"id": self.identifier, "start": start}, timeout)
+            for row in answer["parents"]:
+                found[row["id"].decode()] = Parent(row["state"], row["result"])
+            start = answer["next"]
+        return found
 
     # ---- seeing that the run should end: for a plain function, or a consumer's loop
 

@@ -70,10 +70,10 @@ class Station:
         self._complain_at = self.transport.now() + PATIENCE_MS
         self._refusal = ""
         self._refused = 0
-        self._extensions = 0
+        self._asked = 0
         self._append = self.session.settled.append
         self._pid = os.getpid()
-        self._wishes: deque[tuple[Job, int, Callable[[Request], None]]] = deque()
+        self._wishes: deque[tuple[Callable[[float], Request], Callable[[Request], None]]] = deque()
 
     def check_process(self) -> None:
         """Raises `ClosedError` in a forked child, whose parent has the connection."""
@@ -91,26 +91,37 @@ class Station:
 
     def extend(self, job: Job, duration_ms: int, timeout_s: float) -> None:
         """Ask for a longer lease and wait for the answer; the loop's thread must be another one."""
+        try:
+            self._answer_to(lambda now: self.session.extend(job, duration_ms, now), timeout_s)
+        except LeaseLost:
+            job.lease_lost = True
+            raise
+        except AnswerTimeout as late:
+            raise AnswerTimeout(f"{late}; renewal goes on as before") from None
+
+    def ask(self, verb: str, arguments: dict[str, Any], timeout_s: float) -> Any:
+        """Ask the broker something and wait for the answer; likewise."""
+        return self._answer_to(lambda now: self.session.session.ask(verb, arguments, now), timeout_s)
+
+    def _answer_to(self, wish: Callable[[float], Request], timeout_s: float) -> Any:
         self.check_process()
         answered = threading.Event()
         answer: list[Request] = []
 
         def done(request: Request) -> None:
-            self._extensions -= 1
+            self._asked -= 1
             answer.append(request)
             answered.set()
 
-        self._wishes.append((job, duration_ms, done))
+        self._wishes.append((wish, done))
         if self.closed:
             raise ClosedError("the worker is closed")
         self.nudge()
         if not answered.wait(timeout_s):
-            raise AnswerTimeout(f"the broker did not answer within {timeout_s:g} s; renewal goes on as before")
-        error = answer[0].error
-        if isinstance(error, LeaseLost):
-            job.lease_lost = True
-        if error is not None:
-            raise error
+            raise AnswerTimeout(f"the broker did not answer within {timeout_s:g} s")
+        if answer[0].error is not None:
+            raise answer[0].error
+        return answer[0].value
 
     def progress(self, job: Job, fraction: float | None, text: str) -> None:
         """Take note of how far a job is; it leaves soon. `ClosedError` in a forked child."""
@@ -124,9 +135,9 @@ class Station:
         """One pass: send what is settled and due, take what came; returns the new jobs."""
         session = self.session
         while self._wishes:
-            job, duration_ms, done = self._wishes.popleft()
-            self._extensions += 1
-            session.extend(job, duration_ms, now).on_done(done)
+            wish, done = self._wishes.popleft()
+            self._asked += 1
+            wish(now).on_done(done)
         session.tick(now)
         if session.settled:
             session.flush(now)
@@ -147,7 +158,7 @@ class Station:
     @property
     def is_asking(self) -> bool:
         """Whether somebody waits for the broker's answer."""
-        return self._extensions > 0
+        return self._asked > 0
 
     def notice(self) -> None:
         """Log what changed between the broker and this worker. Raises `UnsupportedVersion`: time does not heal it."""
@@ -210,10 +221,10 @@ class Station:
 
     def _end_wishes(self) -> None:
         while self._wishes:
-            self._extensions += 1
+            self._asked += 1
             request = Request(EXTEND, ())
             request.finish(None, ClosedError("the worker is closed"))
-            self._wishes.popleft()[2](request)
+            self._wishes.popleft()[1](request)
 
     @property
     def refusal(self) -> ZError | None:

@@ -47,7 +47,7 @@ def test_send_says_every_option_in_the_units_of_the_wire(zclient: Zclient, scrip
         *("-b", scripted.endpoint, "send", "q", "1", "--id", "j1", "--priority", "-7", "--key", "k", "--ttl", "1h"),
         *("--max-attempts", "3", "--backoff", "1s,10s,1m", "--backoff-min", "300ms", "--backoff-max", "1d"),
         *("--backoff-jitter", "0.5", "--unique", "order-17", "--unique-for", "10m", "--on-conflict", "debounce"),
-        *("--header", "a=b", "--at", "1893456000"),
+        *("--header", "a=b", "--at", "1893456000", "--after", "p1", "--after", "p2", "--on-parent-death", "wait"),
     )
     assert (ended.code, ended.out, ended.err) == (0, "j1\n", "")
     assert options(scripted) == {
@@ -64,6 +64,8 @@ def test_send_says_every_option_in_the_units_of_the_wire(zclient: Zclient, scrip
         "on_conflict": "debounce",
         "headers": {"a": "b"},
         "at": 1893456000_000,
+        "after": [b"p1", b"p2"],
+        "on_parent_death": "wait",
     }
 
 

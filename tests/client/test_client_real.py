@@ -373,7 +373,7 @@ def test_dead_jobs_are_listed_replayed_and_dropped(broker: BrokerProcess, client
     [
         lambda client: client.send("no queue", 1),
         lambda client: client.send("q", object()),
-        lambda client: client.send("q", 1, after=["a"]),
+        lambda client: client.send("q", 1, after=[7]),
         lambda client: client.send("q", 1, on_conflict="replace"),
         lambda client: client.send("q", 1, prio=3),
         lambda client: client.send("q", 1, timeout="soon"),

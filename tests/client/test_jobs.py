@@ -242,7 +242,11 @@ def test_every_option_of_the_wire_can_be_said_and_is_typed() -> None:
     ("options", "text"),
     [
         ({"delay": 1, "at": 1893456000}, "delay and at exclude each other"),
-        ({"after": ["a"]}, "the option after arrives in a later version"),
+        ({"after": []}, "after: a list of 1 to 1000 job ids"),
+        ({"after": [7]}, "after: job ids, or handles of jobs, not [7]"),
+        ({"after": 7}, "after: job ids, or handles of jobs, not 7"),
+        ({"on_parent_death": "run"}, "on_parent_death goes with after"),
+        ({"after": "a", "on_parent_death": "cry"}, "on_parent_death: one of cancel, run, wait, not 'cry'"),
         ({"delay": "11000d"}, "delay: from 0s to 3660d, not '11000d'"),
         ({"backoff_max": 0}, "backoff_max: from 1ms to 366d, not 0"),
         ({"unique": "u", "unique_for": "ever"}, "unique_for: done, waiting, from 1ms to 3660d, not 'ever'"),

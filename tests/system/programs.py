@@ -90,6 +90,12 @@ class Handler:
         if job.lease_lost:
             tell("lease lost", job=job.id, n=n)
 
+    def do_count(self, job: Job, n: Any) -> int:
+        """One more than its parents counted together, which are all done."""
+        parents = job.parents(timeout=30).values()
+        assert all(parent.state == "done" for parent in parents)
+        return 1 + sum(parent.result for parent in parents)
+
     def do_fail_once(self, job: Job, n: Any) -> None:
         if job.attempt == 1:
             raise RuntimeError(f"job {n} fails once")

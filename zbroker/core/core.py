@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from zbroker import limits
-from zbroker.core import dead, dispatch, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core import dead, dispatch, edges, history, leave, orders, peers, queries, recovery, rows, settle, timers
 from zbroker.core.entities import Peer
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
@@ -162,6 +162,8 @@ class Core:
         if state.wall >= self._next_sweep:
             self._next_sweep = state.wall + SWEEP_MS
             state.work(peers.sweep_producers(state))
+        if state.over:
+            edges.settle(state)
         if state.hot or state.eager:
             dispatch.dispatch(state)
         return self._close()

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, rows, unique
+from zbroker.core import edges, history, rows, unique
 from zbroker.core.entities import NEVER, Queue, place_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.rows import Change
@@ -33,6 +33,7 @@ def bury(state: State, queue: Queue, identifier: bytes, record: bytes, change: C
     """Dead: it stays, with the reason, until it is replayed or dropped; or it goes to the queue that gets such jobs."""
     header = header_of(record)
     unique.release(state, queue.name, identifier, header.options, ran=way[0] is JobState.LEASED)
+    edges.over(state, identifier, header.options, change, edges.DEAD)
     change = change._replace(reason=reason, ended_ms=state.wall)
     cause = cause_of(change)
     if queue.policy.dead_to and queue.policy.dead_to != queue.name:
@@ -57,7 +58,8 @@ def cause_of(change: Change) -> dict[str, Any]:
 def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: Change, way: Way) -> None:
     """The job goes on under its id in the queue for dead jobs, with new attempts; its headers say where from and why.
 
-    Its log of attempts comes along. The limits of that queue do not hold for it: it was accepted long ago.
+    Its log of attempts comes along; its parents do not, and children that wait for a replay wait for it there. The
+    limits of that queue do not hold for it: it was accepted long ago.
     """
     target = state.queue(queue.policy.dead_to)
     header = header_of(record)
@@ -71,6 +73,7 @@ def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: 
     kept: dict[str, Any] = {name: header.options[name] for name in ("priority", "key") if name in header.options}
     options: dict[str, Any] = {**kept, "headers": {**header.options.get("headers", {}), **told}}
     moved_header = Header(target.name, header.created_ms, options, header.external)
+    edges.leave_parents(state, identifier, header.options)
     first = target.sequences(1)
     moved = encode_header(moved_header) + rows.number8(first) + payload_of(record)
     state.tick.rows["jobs"][identifier] = moved
@@ -92,6 +95,7 @@ def _anew(change: Change, sequence: int) -> Change:
         reason="",
         ended_ms=0,
         due_ms=0,
+        pending=0,
         cancel=False,
         unexpiring=True,
     )
@@ -101,7 +105,8 @@ def _anew(change: Change, sequence: int) -> Change:
 
 
 def replay_one(state: State, identifier: bytes) -> bool:
-    """A dead job becomes ready at the end of its lane; false if it is not dead, or another has its unique text."""
+    """A dead job becomes ready at the end of its lane, or blocked if it still waits for parents; false if it is not
+    dead, or another has its unique text."""
     found = state.find(identifier)
     if found is None or found.state is not JobState.DEAD or found.change is None:
         return False
@@ -111,6 +116,11 @@ def replay_one(state: State, identifier: bytes) -> bool:
             return False
         unique.claim(state, queue.name, identifier, options)
     state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
+    parents = edges.waits_for(state, found)
+    if parents:
+        state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=len(parents)))
+        state.move(queue, JobState.DEAD, Event.REPLAY_BLOCKED, 1, stored_bytes(found.record))
+        return True
     first = queue.sequences(1)
     state.write_change(identifier, _anew(change, first))
     state.move(queue, JobState.DEAD, Event.REPLAY, 1, stored_bytes(found.record))
@@ -141,6 +151,7 @@ def drop_one(state: State, identifier: bytes) -> bool:
         return False
     state.tick.rows["dead"][rows.dead_key(found.queue.name, found.change.ended_ms, identifier)] = None
     unique.release(state, found.queue.name, identifier, found.header.options, ran=True)
+    edges.over(state, identifier, found.header.options, found.change, edges.GONE)
     state.erase(identifier, changed=True, external=found.header.external)
     state.move(found.queue, JobState.DEAD, Event.DROP)
     return True

@@ -276,5 +276,6 @@ def expiry_of(header: Header, change: Change | None) -> int:
 
 
 def is_special(header: Header) -> bool:
-    """Whether the job's end has something to set free: its key's turn, its unique text."""
-    return bool(header.options) and ("key" in header.options or "unique" in header.options)
+    """Whether the job's end has something to set free: its key's turn, its unique text, its parents' results."""
+    options = header.options
+    return bool(options) and ("key" in options or "unique" in options or "after" in options)

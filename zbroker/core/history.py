@@ -228,5 +228,7 @@ def unwatch(state: State, peer: Peer, identifiers: list[bytes]) -> None:
 
 def end_of(ended: Ended) -> tuple[bytes, str, bytes | None, dict[str, Any] | None]:
     """What FINISHED says of a job that history holds."""
-    cause = {"reason": ended.row.reason} if ended.row.reason else None
+    cause: dict[str, Any] | None = {"reason": ended.row.reason} if ended.row.reason else None
+    if cause is not None and ended.row.reason == "parent" and ended.change is not None:
+        cause["parent"] = ended.change.reason.encode()
     return (ended.id, ended.row.state, ended.result, cause)

@@ -9,7 +9,7 @@ from heapq import heapify, heappush
 from typing import Any, NamedTuple
 
 from zbroker import limits
-from zbroker.core import dead, history, rows, unique
+from zbroker.core import dead, edges, history, rows, unique
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, expiry_of, place_of
 from zbroker.core.policy import attempts_allowed, retry_delay
 from zbroker.core.rows import LOST, Attempt, Change
@@ -76,11 +76,14 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
     state.tick.rows["jobs"].update(gone)
     changes: dict[bytes, bytes] = {}
     if delivery.changes:
-        for identifier in ids:
+        for position, identifier in enumerate(ids):
             change = delivery.changes.get(identifier)
             if change is not None:
                 state.tick.rows["changes"][identifier] = None
                 changes[identifier] = rows.encode_change(change)
+                if change.is_parent:
+                    result = results[position] if results else None
+                    edges.over(state, identifier, {}, change, edges.DONE, result)
     if delivery.external:
         state.tick.rows["payloads"].update(dict.fromkeys(delivery.external.intersection(ids)))
     created = delivery.created_ms
@@ -117,6 +120,7 @@ def _free_special(state: State, delivery: Delivery, ids: list[bytes]) -> int:
         if header is None:
             continue
         unique.release(state, delivery.queue.name, identifier, header.options, ran=True)
+        edges.over(state, identifier, header.options, None, edges.DONE)
         key = place_of(header)[1]
         if key:
             keyed += 1
@@ -341,6 +345,7 @@ def _free(state: State, leaving: Leaving) -> None:
     queue, header = leaving.delivery.queue, header_of(leaving.record)
     state.give(queue, place_of(header)[1], 1)
     unique.release(state, queue.name, leaving.id, header.options)
+    edges.over(state, leaving.id, header.options, leaving.change, edges.GONE)
 
 
 def _with_attempt(state: State, leaving: Leaving, kind: str, error: dict[str, Any]) -> Change:

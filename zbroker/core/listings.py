@@ -16,6 +16,9 @@ from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer
 
+EDGES_OF_A_ROW = 16
+"""Edges that are looked at for a blocked job as if they were one row more."""
+
 
 def begin(state: State, peer: Peer, number: int, verb: str, arguments: dict[str, Any]) -> None:
     """Start a listing; its answer is sent when the page is there. `Refusal` for arguments that cannot be."""
@@ -200,6 +203,23 @@ def _scheduled(state: State, queue: str | None, start: bytes, n: int, wanted: se
             yield live(state, found) if found is not None and counts else None, key, position
 
 
+def _blocked(state: State, queue: str | None, start: bytes, _n: int, _wanted: set[str]) -> Listing:
+    """Each under the first of its parents that it waits for. Those that it has to look at before count as rows."""
+    for key, value in _entries(state, "edges", start + b"\0" if start else b"", b"\xff"):
+        parent, _zero, child = key.partition(b"\0")
+        found = state.find(child) if child and not value else None
+        counts = found is not None and found.state is JobState.BLOCKED and queue in (None, found.queue.name)
+        looked = 0
+        if counts:
+            others = found.header.options["after"]  # type: ignore[union-attr]
+            waits = (n for n, one in enumerate(others) if state.view.get("edges", rows.edge_key(one, child)) == b"")
+            looked = next(waits, 0)
+            counts = others[looked] == parent
+        yield live(state, found) if found is not None and counts else None, key, 0
+        for _ in range(looked // EDGES_OF_A_ROW):
+            yield None, key, 0
+
+
 def _dead(state: State, queue: str | None, start: bytes, _: int, _wanted: set[str]) -> Listing:
     begin = start + b"\0" if start else rows.queue_prefix(queue) if queue else b""
     stop = rows.beyond(rows.queue_prefix(queue)) if queue else b"\xff"
@@ -228,6 +248,7 @@ _STAGES: dict[str, Callable[[State, str | None, bytes, int, set[str]], Listing]]
     "leased": _leased,
     "ready": _ready,
     "scheduled": _scheduled,
+    "blocked": _blocked,
     "dead": _dead,
     "done": _history,
     "cancelled": _history,

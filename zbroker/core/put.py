@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from zbroker import limits
-from zbroker.core import history, rows, unique, waiting
+from zbroker.core import edges, history, rows, unique, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.refusal import Refusal
@@ -39,8 +39,11 @@ def put(state: State, message: Put) -> dict[str, Instead] | None:
     known = existing(state, message.groups)
     groups = [without(group, known) for group in message.groups] if known else message.groups
     refuse_if_full(state, groups, plans)
+    order: list[int] | range = range(len(groups))
+    if any("after" in plan.kept for plan in plans):
+        order = edges.judge(state, message.groups, [bool(group.ids) for group in groups])
     instead: Instead = []
-    for group, plan in zip(groups, plans, strict=True):
+    for group, plan in ((groups[place], plans[place]) for place in order):
         if "unique" in plan.kept and group.ids:
             group = store_unique(state, group, instead)
         if group.ids:
@@ -205,6 +208,7 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
             if found is None:  # void: a purge took it and the sweep has not come there yet
                 header = header_of(record)
                 unique.release(state, header.queue, identifier, header.options)
+                edges.over(state, identifier, header.options, state.change_of(identifier), edges.GONE)
                 state.erase(identifier, changed=True, external=True)
                 history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
                 continue
@@ -280,7 +284,8 @@ def _store_alike(
         state.tick.rows["payloads"].update(zip(ids, payloads, strict=True))
         size = sum(map(len, payloads))
         payloads = [len(payload).to_bytes(8, "big") for payload in payloads]
-    first = 0 if plan.due_ms else queue.sequences(len(ids))
+    after = "after" in plan.kept
+    first = 0 if plan.due_ms or after else queue.sequences(len(ids))
     records = [
         b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload)
         for sequence, payload in zip(range(first, first + len(ids)) if first else (0,) * len(ids), payloads)
@@ -290,6 +295,10 @@ def _store_alike(
     jobs.update(arrived)
     if plan.expires_ms:
         _store_timers(state, queue, ids, plan, plan.expires_ms, rows.TIMER_EXPIRY)
+    if after:
+        state.move(queue, None, Event.PUT_BLOCKED, len(ids), stored + size)
+        edges.block(state, queue, ids, plan.kept, plan.due_ms)
+        return
     if plan.due_ms:
         change = rows.encode_change(rows.Change(JobState.SCHEDULED, 0, due_ms=plan.due_ms))
         state.tick.rows["changes"].update(dict.fromkeys(ids, change))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, listings, rows, schedules
+from zbroker.core import dead, edges, history, listings, rows, schedules
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -34,6 +34,8 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
         answer = _VERBS[verb](state, arguments)
         if verb == "show":
             state.tick.bytes_out += len(answer["payload"] or b"") + len(answer["result"] or b"")
+        elif verb == "parents":
+            state.tick.bytes_out += sum(len(row["result"] or b"") for row in answer["parents"])
         state.send(peer, Answer(number, answer))
     else:
         raise Refusal("not_found", f"no such question: {verb!r:.40}")
@@ -90,6 +92,24 @@ def tell_changes(state: State) -> None:
     state.changed.clear()
     for peer, jobs in told.items():
         state.send(peer, Changed(jobs))
+
+
+def _parents(state: State, arguments: dict[str, Any]) -> Row:
+    """The parents of a job from a position on, as many as a message carries; None at the end."""
+    identifier, start = id_of(arguments), arguments.get("start", 0)
+    found = state.find(identifier)
+    if found is None:
+        raise no_such_job(identifier)
+    if type(start) is not int or start < 0:
+        raise Refusal("invalid", f"start is a position, not {start!r:.40}")
+    told: list[Row] = []
+    size = 0
+    for row in edges.parents(state, found, start):
+        if size >= wire.MESSAGE_BYTES:
+            return {"parents": told, "next": start + len(told)}
+        told.append(row)
+        size += len(row["result"] or b"") + wire.MAX_ID_BYTES
+    return {"parents": told, "next": None}
 
 
 def _why(state: State, arguments: dict[str, Any]) -> Row:
@@ -217,6 +237,7 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
 _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "show": show,
     "why": _why,
+    "parents": _parents,
     "queues": _queues,
     "queue": _queue,
     "workers": _workers,

@@ -4,7 +4,7 @@ whatever waits."""
 from dataclasses import replace
 
 from zbroker import limits
-from zbroker.core import dead, history, leave, rows, schedules, works
+from zbroker.core import dead, edges, history, leave, rows, schedules, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -30,6 +30,7 @@ def open_state(state: State, broker: bytes) -> None:
     _read_queues(state)
     _read_deliveries(state)
     _read_heads(state)
+    edges.read_over(state)
     state.retain_at = state.wall
     first = next(view.scan("timers", b"", b"\xff"), None)
     state.next_due = rows.due_of(first[0]) if first is not None else NEVER

@@ -23,6 +23,7 @@ META_EPOCH = b"epoch"
 META_BROKER = b"broker"
 META_QUEUE = b"queue/"
 META_POLICY = b"policy/"
+META_OVER = b"over/"
 META_WORK = b"work/"
 
 _STATES = tuple(State)
@@ -89,8 +90,10 @@ class Change(NamedTuple):
     losses_alone: int = 0  # those of them that held nothing else
     due_ms: int = 0  # wall clock; while scheduled
     cancel: bool = False  # somebody wishes it to end
-    reason: str = ""  # while dead: why
+    reason: str = ""  # while dead: why; when cancelled because of a parent: which
     ended_ms: int = 0  # while dead: since when
+    pending: int = 0  # while blocked: the parents that are not over
+    is_parent: bool = False  # others wait, or waited, for it
     unexpiring: bool = False  # it was replayed or moved: its time to begin no longer runs
     progress: tuple[float | None, str, int] | None = None  # fraction, text, wall clock
     attempts: tuple[Attempt, ...] = ()
@@ -167,6 +170,17 @@ class UniqueRow(NamedTuple):
 
 def unique_key(queue: str, text: str) -> bytes:
     return queue_prefix(queue) + text.encode()
+
+
+# ---- edges: parent 0 child -> nothing, or that the child waits for it no more; parent 0 -> how it ended, result
+
+
+def edge_key(parent: bytes, child: bytes) -> bytes:
+    return parent + b"\0" + child
+
+
+def beyond_edges(parent: bytes) -> bytes:
+    return parent + b"\1"
 
 
 # ---- heads: queue 0 key 0 id -> nothing

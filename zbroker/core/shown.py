@@ -62,7 +62,9 @@ def finished(ended: history.Ended) -> Row:
     """A finished job as people see it."""
     row = ended.row
     change = ended.change or Change(JobState.DONE, 0)
+    told = {"parent": change.reason.encode()} if row.reason == "parent" else {}
     return {
+        **told,
         "id": ended.id,
         "queue": row.queue,
         "state": row.state,

@@ -96,6 +96,7 @@ class State:
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
         self.next_watch = 0  # lease clock: when peers are to be looked at again
+        self.over: deque[tuple[bytes, str, bytes]] = deque()  # parents with children to look at: id, how, cursor
         self.wakes: list[tuple[int, str]] = []  # a heap of (lease clock, queue): when a rate lets it go on
         self.retain_at = NEVER  # wall clock: when queues that keep dead jobs for a time are to be looked at
         self.retaining = False  # they are being looked at, in slices
@@ -201,6 +202,11 @@ class State:
         if state is JobState.READY and sequence < queue.floor:
             return None
         return Found(identifier, record, header, change, state, None, queue)
+
+    def change_of(self, identifier: bytes) -> Change | None:
+        """The change row of a job, if it has one."""
+        encoded = self.view.get("changes", identifier)
+        return rows.decode_change(encoded) if encoded is not None else None
 
     def is_ready(
         self, queue: Queue, identifier: bytes, record: bytes | None, change: Change | None, sequence: int

@@ -24,6 +24,9 @@ class Event(StrEnum):
 
     PUT = "put"  # a producer
     PUT_LATER = "put with a delay"  # a producer
+    PUT_BLOCKED = "put after others"  # a producer
+    UNBLOCK = "parents over"  # the broker: the last job that it waited for is over
+    UNBLOCK_LATER = "parents over before its time"  # likewise, and it has a delay
     DUE = "due"  # the clock
     DELIVER = "deliver"  # the broker, to a worker with credit
     ACK = "ack"  # the worker
@@ -38,6 +41,7 @@ class Event(StrEnum):
     CANCEL = "cancel"  # somebody
     PURGE = "purge"  # somebody
     REPLAY = "replay"  # somebody
+    REPLAY_BLOCKED = "replay before its parents"  # somebody
     DROP = "drop"  # somebody, or retention
 
 
@@ -47,6 +51,13 @@ GONE = None
 TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (GONE, Event.PUT): State.READY,
     (GONE, Event.PUT_LATER): State.SCHEDULED,
+    (GONE, Event.PUT_BLOCKED): State.BLOCKED,
+    (State.BLOCKED, Event.UNBLOCK): State.READY,
+    (State.BLOCKED, Event.UNBLOCK_LATER): State.SCHEDULED,
+    (State.BLOCKED, Event.CANCEL): State.CANCELLED,
+    (State.BLOCKED, Event.EXPIRE): State.DEAD,
+    (State.BLOCKED, Event.DISCARD): GONE,
+    (State.BLOCKED, Event.MOVE): GONE,
     (State.SCHEDULED, Event.DUE): State.READY,
     (State.SCHEDULED, Event.CANCEL): State.CANCELLED,
     (State.SCHEDULED, Event.EXPIRE): State.DEAD,
@@ -68,6 +79,7 @@ TRANSITIONS: dict[tuple[State | None, Event], State | None] = {
     (State.LEASED, Event.DISCARD): GONE,
     (State.LEASED, Event.CANCEL): State.CANCELLED,
     (State.DEAD, Event.REPLAY): State.READY,
+    (State.DEAD, Event.REPLAY_BLOCKED): State.BLOCKED,
     (State.DEAD, Event.DROP): GONE,
     (State.DONE, Event.DROP): GONE,
     (State.CANCELLED, Event.DROP): GONE,
@@ -85,6 +97,7 @@ TOTALS = ("put", "done", "failed", "died", "cancelled", "purged", "lost", "repla
 _TOTAL_OF: dict[Event, str] = {
     Event.PUT: "put",
     Event.PUT_LATER: "put",
+    Event.PUT_BLOCKED: "put",
     Event.ACK: "done",
     Event.RETRY: "failed",
     Event.LOSE: "lost",
@@ -95,6 +108,7 @@ _TOTAL_OF: dict[Event, str] = {
     Event.CANCEL: "cancelled",
     Event.PURGE: "purged",
     Event.REPLAY: "replayed",
+    Event.REPLAY_BLOCKED: "replayed",
     Event.DROP: "dropped",
 }
 

@@ -175,7 +175,7 @@ def watch_peers(state: State) -> None:
 
 def wanted_in(state: State) -> int:
     """Milliseconds until the core next wants a turn, whatever arrives; at least 0."""
-    if state.works or state.hot or state.eager:
+    if state.works or state.hot or state.eager or state.over:
         return 0
     wait = min(state.next_watch - state.now, state.next_due - state.wall)
     wait = min(wait, state.retain_at - state.wall)

@@ -6,7 +6,7 @@ it is met.
 
 from typing import Any
 
-from zbroker.core import dead, history, rows, unique
+from zbroker.core import dead, edges, history, rows, unique
 from zbroker.core.entities import Found
 from zbroker.core.state import State
 from zbroker.core.states import Event
@@ -31,9 +31,11 @@ def cancel(state: State, found: Found, reason: str, **cause: Any) -> None:
     take_out(state, found)
     unique.release(state, found.queue.name, found.id, found.header.options)
     digests = {found.id: state.digest_of(found.id, found.record)} if rows.is_chosen(found.id) else None
+    edges.over(state, found.id, found.header.options, found.change, edges.GONE)
     state.erase(found.id, changed=found.change is not None, external=found.header.external)
     state.move(found.queue, found.state, Event.CANCEL, 1, stored_bytes(found.record))
-    changes = {found.id: rows.encode_change(found.change)} if found.change else None
+    change = found.changed()._replace(reason=cause["parent"].decode()) if "parent" in cause else found.change
+    changes = {found.id: rows.encode_change(change)} if change else None
     history.add(
         state,
         found.queue,
@@ -73,6 +75,7 @@ def expire(state: State, found: Found) -> None:
     size = stored_bytes(found.record)
     if queue.policy.on_expiry == "drop":
         unique.release(state, queue.name, found.id, found.header.options)
+        edges.over(state, found.id, found.header.options, found.change, edges.GONE)
         state.erase(found.id, changed=found.change is not None, external=found.header.external)
         state.move(queue, found.state, Event.DISCARD, 1, size)
         history.tell(state, found.id, JobState.DEAD, None, {"reason": "expired"})

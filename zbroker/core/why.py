@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, rows
+from zbroker.core import edges, history, rows
 from zbroker.core.entities import Found, Peer, Queue
 from zbroker.core.rows import Change
 from zbroker.core.shown import Row, finished, live
@@ -68,6 +68,16 @@ def _scheduled(state: State, found: Found, row: Row) -> Iterator[Row]:
         yield _reason("delayed", f"it is delayed; it may run in {_span(wait_ms)}", **figures)
     if found.queue.paused:
         yield _paused(found.queue)
+
+
+def _blocked(state: State, found: Found, row: Row) -> Iterator[Row]:
+    parents = edges.waits_for(state, found)
+    named = [(one.decode(), state.find(one)) for one in parents[: limits.WHY_NAMED]]
+    told = ", ".join(f"{identifier} ({parent.state if parent else 'gone'})" for identifier, parent in named)
+    more = f" and {len(parents) - limits.WHY_NAMED} more" if len(parents) > limits.WHY_NAMED else ""
+    total = len(dict.fromkeys(found.header.options["after"]))
+    text = f"it waits for {len(parents)} of {total} jobs: {told}{more}"
+    yield _reason("parents", text, pending=len(parents), waits_for=[identifier for identifier, _ in named])
 
 
 def _ready(state: State, found: Found, row: Row) -> Iterator[Row]:
@@ -251,9 +261,12 @@ def _over(row: Row) -> Row:
     error = row.get("error") or {}
     told = ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))
     attempts = f"{row['attempt']} attempt{'' if row['attempt'] == 1 else 's'}"
+    because = row.get("reason") or "no reason given"
+    if row.get("parent"):
+        because += f" {row['parent'].decode()}"
     texts = {
         "done": f"it was done by {row.get('worker') or 'a worker'}, attempt {row['attempt']}",
-        "cancelled": f"it was cancelled ({row.get('reason') or 'no reason given'})",
+        "cancelled": f"it was cancelled ({because})",
         "dead": f"it is dead ({row.get('reason')}) after {attempts}" + (f"; {told}" if told else ""),
     }
     state = str(row["state"])
@@ -264,6 +277,7 @@ def _over(row: Row) -> Row:
 
 _REASONS = {
     JobState.SCHEDULED: _scheduled,
+    JobState.BLOCKED: _blocked,
     JobState.READY: _ready,
     JobState.LEASED: _leased,
     JobState.DEAD: _dead,

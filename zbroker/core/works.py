@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from zbroker import limits
-from zbroker.core import dead, history, rows, unique
+from zbroker.core import dead, edges, history, rows, unique
 from zbroker.core.entities import Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -98,6 +98,7 @@ def _void(state: State, queue: Queue, ids: list[bytes], first: int) -> None:
             continue
         header = header_of(record)
         unique.release(state, queue.name, identifier, header.options)
+        edges.over(state, identifier, header.options, change, edges.GONE)
         state.erase(identifier, changed=change is not None, external=header.external)
         history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "purged"})
 

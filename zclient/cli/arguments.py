@@ -74,6 +74,15 @@ def job_options(function: _Decorated) -> _Decorated:
         told = option.help[0].upper() + option.help[1:] + "."
         if name == "headers":
             add = click.option("--header", name, type=header, multiple=True, metavar="KEY=VALUE", help=told)
+        elif name == "after":
+            add = click.option(
+                "--after",
+                name,
+                multiple=True,
+                metavar="ID",
+                help=f"{told} Repeatable.",
+                callback=lambda context, parameter, given: given or None,
+            )
         elif name == "at":
             add = click.option(flag, name, type=moment, metavar="TIME", help=f"{told} ISO 8601, or Unix seconds.")
         else:

@@ -79,6 +79,12 @@ MIN_INTERVAL_MS = 1000
 MAX_CATCH_UP = 100
 """Occurrences that a schedule catches up on at once."""
 
+MAX_PARENTS = 1000
+"""Jobs that one job waits for: its record names them."""
+
+MAX_BATCH_EDGES = 10_000
+"""Pairs of job and parent in one PUT: each is a row, and all of them are stored in one turn."""
+
 MAX_PROGRESS_CHARS = 500
 """The text of a job's progress; longer ones are cut by the worker."""
 

@@ -33,6 +33,7 @@ BACKOFFS = ("exponential", "linear", "constant")
 DELIVERIES = ("at_least_once", "at_most_once")
 STRATEGIES = ("round_robin", "least_busy", "random")
 PERIODS = ("done", "waiting")
+PARENT_RULES = ("cancel", "run", "wait")
 CONFLICTS = ("existing", "replace", "debounce")
 
 _RETRY: dict[str, Option] = {
@@ -52,6 +53,8 @@ JOB_OPTIONS: dict[str, Option] = {
     "at": Option("moment", 0, 0, 1 << 53, help="kept back until then"),
     "ttl": Option("duration", 0, 0, limits.MAX_DELAY_MS, help="time to begin in, once it may; 0: none"),
     **_RETRY,
+    "after": Option("ids", (), 1, limits.MAX_PARENTS, help="wait until these jobs are over"),
+    "on_parent_death": Option("choice", "cancel", choices=PARENT_RULES, help="when one of them dies or is cancelled"),
     "unique": Option("text", "", 1, limits.MAX_KEY_BYTES, help="at most one job of the queue with this text"),
     "unique_for": Option("period", "done", 1, limits.MAX_DELAY_MS, PERIODS, "how long the text stays taken"),
     "on_conflict": Option("choice", "existing", choices=CONFLICTS, help="what becomes of a second job"),
@@ -104,6 +107,8 @@ def job_fault(options: Mapping[Any, Any]) -> str | None:
         return "delay and at exclude each other"
     if "unique" not in options and ("unique_for" in options or "on_conflict" in options):
         return "unique_for and on_conflict go with unique"
+    if "on_parent_death" in options and "after" not in options:
+        return "on_parent_death goes with after"
     return None
 
 
@@ -159,6 +164,13 @@ def _period(option: Option, value: Any) -> str | None:
     return _choice(option, value) if type(value) is str else _whole(option, value)
 
 
+def _ids(option: Option, value: Any) -> str | None:
+    if type(value) is list and option.low <= len(value) <= option.high:
+        if all(type(identifier) is bytes and limits.id_fault(identifier) is None for identifier in value):
+            return None
+    return f"a list of {option.low} to {option.high} job ids"
+
+
 def _rate(option: Option, value: Any) -> str | None:
     if type(value) is int and value == 0:
         return None
@@ -204,6 +216,7 @@ _FAULTS = {
     "backoff": _backoff,
     "period": _period,
     "rate": _rate,
+    "ids": _ids,
     "weights": _weights,
     "queue": _queue,
     "headers": _headers,
