@@ -130,17 +130,23 @@ def _of_queues(option: Option) -> Setting:
     )
 
 
-def _schedules(value: Any) -> dict[str, dict[str, Any]]:
-    """Schedules by name, as the wire has them. In a variable they are JSON."""
+def _maps(value: Any, wanted: str) -> Mapping[str, Mapping[str, Any]]:
+    """A table of tables, or the JSON of one; `InvalidArgument` says what was wanted."""
+    found = value
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            found = json.loads(value)
         except ValueError:
-            raise InvalidArgument(f"a map from names to schedules, not {value!r:.60}") from None
-    if not isinstance(value, Mapping) or not all(isinstance(written, Mapping) for written in value.values()):
-        raise InvalidArgument(f"a map from names to schedules, not {value!r:.60}")
+            raise InvalidArgument(f"{wanted}, not {value!r:.60}") from None
+    if not isinstance(found, Mapping) or not all(isinstance(each, Mapping) for each in found.values()):
+        raise InvalidArgument(f"{wanted}, not {found!r:.60}")
+    return found
+
+
+def _schedules(value: Any) -> dict[str, dict[str, Any]]:
+    """Schedules by name, as the wire has them. In a variable they are JSON."""
     declared: dict[str, dict[str, Any]] = {}
-    for name, written in value.items():
+    for name, written in _maps(value, "a map from names to schedules").items():
         try:
             arguments = declared[name] = schedule_arguments(name, **written)
         except (InvalidArgument, TypeError) as error:
@@ -153,15 +159,8 @@ def _schedules(value: Any) -> dict[str, dict[str, Any]]:
 
 def _queues(value: Any) -> dict[str, dict[str, Any]]:
     """Options of queues by name, as the wire has them. In a variable they are JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise InvalidArgument(f"a map from queues to their options, not {value!r:.60}") from None
-    if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
-        raise InvalidArgument(f"a map from queues to their options, not {value!r:.60}")
     declared: dict[str, dict[str, Any]] = {}
-    for name, options in value.items():
+    for name, options in _maps(value, "a map from queues to their options").items():
         fault = wire.queue_name_fault(name)
         if fault is not None:
             raise InvalidArgument(fault)
