@@ -308,6 +308,13 @@ def test_fair_keys(endpoint: str) -> None:
     ]
 
 
+def test_delivery() -> None:
+    assert output(sys.executable, "delivery.py", cwd=EXAMPLES) == [
+        "at least once: a letter after 2 attempts",
+        "at most once: dead after 1 attempt",
+    ]
+
+
 def test_limits() -> None:
     assert output(sys.executable, "limits.py", cwd=EXAMPLES) == [
         "0s later: 1 calls are done",
