@@ -191,9 +191,7 @@ class Scheduled(RuleBasedStateMachine):
         most=st.sampled_from([1, 3, 100]),
         crash=CRASHES,
     )
-    def put(
-        self, name: str, queue: str, when: str | int, overlap: str, catch_up: str, most: int, crash: str
-    ) -> None:
+    def put(self, name: str, queue: str, when: str | int, overlap: str, catch_up: str, most: int, crash: str) -> None:
         told: dict[str, Any] = {"name": name, "queue": queue, "payload": b"p", "overlap": overlap}
         told |= {"catch_up": catch_up, "catch_up_limit": most}
         told |= {"cron": when} if isinstance(when, str) else {"every": when}
