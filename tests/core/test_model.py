@@ -5,7 +5,8 @@ rows must hold exactly these, every one in one place with the counters equal (`z
 bookkeeping with the core), no worker with credit may be kept waiting, and fences must have grown. In the end all
 that is alive is worked off, and every confirmed job has had exactly one end.
 
-The rules are in ``model/broker.py`` and ``model/sends.py``; ``test_model_options.py`` adds what jobs and queues can ask for.
+The rules are in ``model/broker.py`` and ``model/sends.py``; ``test_model_options.py`` adds what jobs and queues can
+ask for.
 """
 
 from hypothesis import HealthCheck, Phase, settings
