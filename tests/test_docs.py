@@ -218,6 +218,7 @@ LIMITS = {
     "pairs of steps in a plan": f"{limits.MAX_PLAN_EDGES:,}",
     "pairs of a job and a step that it is after, in a plan": f"{limits.MAX_WORKFLOW_EDGES:,}",
     "parts of a workflow": f"{limits.MAX_PARTS:,}",
+    "batches and workflows": f"{broker_limits.MAX_BATCHES:,}",
     "text of progress": f"{limits.MAX_PROGRESS_CHARS:,} characters",
     "entries in one PROGRESS": f"{limits.MAX_ORDER_IDS:,}",
     "traceback": f"{limits.MAX_TRACEBACK_CHARS:,} characters",

@@ -76,6 +76,12 @@ MAX_QUEUES = 10_000
 MAX_SCHEDULES = 10_000
 """Schedules of one broker: each is a row, and a listing tells them all."""
 
+MAX_BATCHES = 1_000_000
+"""Batches and workflows that are kept at a time. They are rows on disk, and a day after their end they go."""
+
+BATCH_KEPT_MS = 24 * 3600 * 1000
+"""How long a batch or a workflow without dead jobs outlives its end: a day to read its results in."""
+
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 

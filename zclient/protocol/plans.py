@@ -12,7 +12,8 @@ from zclient.protocol.options import PARENT_RULES
 
 _WORKFLOW_ID = re.compile(rb"[0-9a-f]{%d}" % limits.WORKFLOW_ID_BYTES)
 _BATCH_ID = re.compile(rb"[0-9a-f]{%d}" % limits.MADE_ID_BYTES)
-_STEP_ID_BYTES = limits.WORKFLOW_ID_BYTES + 3
+STEP_ID_BYTES = limits.WORKFLOW_ID_BYTES + 3
+"""The length of the id of a step."""
 
 
 class Step(NamedTuple):
@@ -46,7 +47,7 @@ def step_id(workflow: bytes, step: int) -> bytes:
 
 def is_step_id(identifier: bytes) -> bool:
     """Whether this is how the id of a step looks."""
-    return len(identifier) == _STEP_ID_BYTES and _WORKFLOW_ID.match(identifier) is not None
+    return len(identifier) == STEP_ID_BYTES and _WORKFLOW_ID.match(identifier) is not None
 
 
 def job_ids(workflow: bytes, step: int, first: int, jobs: int) -> list[bytes]:
