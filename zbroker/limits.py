@@ -82,6 +82,16 @@ MAX_BATCHES = 1_000_000
 BATCH_KEPT_MS = 24 * 3600 * 1000
 """How long a batch or a workflow without dead jobs outlives its end: a day to read its results in."""
 
+STAGED_KEPT_MS = 3600 * 1000
+"""How long the parts of a workflow wait for the next one: as long as a peer may send it again."""
+
+WORKFLOW_AT_ONCE = 2000
+"""What a workflow may weigh (jobs, pairs of job and step, groups, steps) to be stored in the turn in which it comes;
+a larger one is stored in slices."""
+
+SLICE_JOBS = 128
+"""Jobs, and pairs of job and step, of a workflow in one row that is laid aside: one step of slow work stores them."""
+
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 

@@ -29,21 +29,19 @@ def settle(state: State) -> None:
         if end != batch.end:
             _ends(state, batch, end)
         if end and not batch.dead and not batch.workflow:
-            keep_until(state, batch.id, batch.over_ms)
+            keep_until(state, batch.id, batch.over_ms + limits.BATCH_KEPT_MS)
         state.tick.rows["batches"][batch.id] = batch.row()
     state.counted.clear()
     if state.flows:
         for flow in state.flows.values():
             if workflows.settle(state, flow):
-                keep_until(state, flow.id, flow.over_ms)
+                keep_until(state, flow.id, flow.over_ms + limits.BATCH_KEPT_MS)
         state.flows.clear()
 
 
-def keep_until(state: State, identifier: bytes, over_ms: int) -> None:
-    """Look, when it is to be removed; twice is once."""
-    state.add_timer(
-        over_ms + limits.BATCH_KEPT_MS, rows.TimerRow("", 0, identifier, 0, []), rows.TIMER_BATCH, mark=identifier
-    )
+def keep_until(state: State, identifier: bytes, at_ms: int) -> None:
+    """Look then whether the batch or workflow is to be removed; twice is once."""
+    state.add_timer(at_ms, rows.TimerRow("", 0, identifier, 0, []), rows.TIMER_BATCH, mark=identifier)
 
 
 def _end_of(batch: Batch) -> str:

@@ -14,6 +14,7 @@ from zbroker.core import (
     dead,
     dispatch,
     edges,
+    flowing,
     history,
     leave,
     orders,
@@ -111,6 +112,12 @@ class Core:
                     state.tick.confirm(route, message.number)
                 else:
                     state.tick.send(route, m.Answer(message.number, answer))
+            case m.Workflow():
+                seen, _ = peers.seen_before(state, peer, message.number, message.low)
+                if not seen:
+                    flowing.take(state, message)
+                    peers.applied(state, peer, message.number)
+                state.tick.confirm(route, message.number)
             case m.Settle():
                 refused = settle.settle(state, message)
                 if refused:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import callbacks, dead, history, rows, schedules, waiting
+from zbroker.core import callbacks, dead, flowing, history, rows, schedules, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
@@ -283,6 +283,8 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "resume_schedule": schedules.resume,
     "open_batch": callbacks.open_batch,
     "close_batch": callbacks.close_batch,
+    "cancel_workflow": flowing.cancel,
+    "retry_workflow": flowing.retry,
     "cancel": cancel,
     "purge": purge,
     "pause": pause,

@@ -15,7 +15,9 @@ from zclient.protocol.plans import Step, in_order, step_id
 
 COMING, RUNNING = "coming", "running"
 
-_CODES = {"": 0, DONE: 1, DEAD: 2, GONE: 3}
+ENDS = ("", DONE, DEAD, GONE)
+"""How a step has ended, by its code in a workflow's row."""
+
 _GOES_ON, _, _DEAD, _GONE = range(4)
 
 
@@ -99,7 +101,7 @@ def step_ends(state: State, batch: Batch) -> None:
     flow = look(state, batch.workflow)
     if flow is None:
         return  # it is being removed
-    flow.ends = b"%b%c%b" % (flow.ends[: batch.step], _CODES[batch.end], flow.ends[batch.step + 1 :])
+    flow.ends = b"%b%c%b" % (flow.ends[: batch.step], ENDS.index(batch.end), flow.ends[batch.step + 1 :])
     state.flows[flow.id] = flow
 
 
@@ -161,8 +163,8 @@ def told(state: State, flow: Workflow) -> dict[str, Any]:
 def told_with_steps(state: State, flow: Workflow) -> dict[str, Any]:
     """The same with how each step is."""
     steps = plan_of(state, flow.id)
-    values = state.view.get_many("batches", [step_id(flow.id, place) for place in range(len(steps))])
-    found = [batches.decode(b"", value) if value is not None else None for value in values]
+    counted = batches_of(state, flow)
+    found: list[Batch | None] = list(counted) if counted else [None] * len(steps)
     return {
         **told(state, flow),
         "steps": [
@@ -181,6 +183,13 @@ def told_with_steps(state: State, flow: Workflow) -> dict[str, Any]:
             for step, batch in zip(steps, found, strict=True)
         ],
     }
+
+
+def batches_of(state: State, flow: Workflow) -> list[Batch]:
+    """The batches of its steps; none while it comes."""
+    ids = [step_id(flow.id, place) for place in range(flow.steps)] if flow.state != COMING else []
+    values = state.view.get_many("batches", ids) if ids else []
+    return [batches.decode(identifier, value or b"") for identifier, value in zip(ids, values, strict=True)]
 
 
 def _state_of_step(flow: Workflow, step: Step, batch: Batch | None) -> str:
