@@ -8,6 +8,7 @@ from tests.core.harness import Bench, Peer
 from zclient.protocol import messages as m
 
 A, B = "a" * 32, "b" * 32
+BATCH = {"batch": A.encode()}
 END = b"\xff" * 300
 
 

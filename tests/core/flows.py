@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tests.core.harness import Bench, Peer
+from tests.core.harness import Peer
 from zclient.protocol import messages as m
 from zclient.protocol.plans import job_ids, step_id
 
@@ -22,6 +22,9 @@ class Step(NamedTuple):
     single: bool = False
     queue: str = "q"
     options: dict[str, Any] = {}  # noqa: RUF012 (nobody changes it)
+
+
+CHORD = [Step("fetch", 3, queue="f"), Step("report", 1, "fetch", single=True, queue="r")]
 
 
 def plan_of(steps: list[Step], name: str = "flow") -> dict[str, Any]:
@@ -98,10 +101,3 @@ def steps(peer: Peer, identifier: str = W) -> dict[str, str]:
 
 def order(peer: Peer, verb: str, identifier: str = W) -> Any:
     return peer.order(verb, id=identifier.encode())
-
-
-def restart(bench: Bench, *peers: Peer) -> None:
-    bench.crash()
-    for peer in peers:
-        held: dict[int, list[bytes]] = {}
-        peer.connect([m.Held(fence, ids, []) for fence, ids in held.items()])

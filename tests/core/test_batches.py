@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 
-from tests.core.counted import A, B, callback, closed, counters, opened, put_code, question, refusal, rows_of, take
+from tests.core.counted import (
+    BATCH,
+    A,
+    B,
+    callback,
+    closed,
+    counters,
+    opened,
+    put_code,
+    question,
+    refusal,
+    rows_of,
+    take,
+)
 from tests.core.families import run_all, state_of
 from tests.core.harness import WALL, Bench, Peer
 from zbroker import limits
 from zclient.protocol import messages as m
-
-BATCH = {"batch": A.encode()}
 
 
 def start(**policy: Any) -> tuple[Bench, Peer, Peer]:

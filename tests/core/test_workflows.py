@@ -9,6 +9,7 @@ import pytest
 from tests.core.counted import put_code, question, rows_of, take
 from tests.core.families import run_all
 from tests.core.flows import (
+    CHORD,
     Step,
     W,
     code,
@@ -26,8 +27,6 @@ from tests.core.harness import WALL, Bench, Peer
 from zbroker import limits
 from zclient.protocol import messages as m
 from zclient.protocol.plans import step_id
-
-CHORD = [Step("fetch", 3, queue="f"), Step("report", 1, "fetch", single=True, queue="r")]
 
 
 def start(**policy: Any) -> tuple[Bench, Peer]:

@@ -191,6 +191,12 @@ def callbacks_of(state: State, batch: Batch) -> dict[str, dict[str, Any]]:
     return rows.unpack(value) if value is not None else {}
 
 
+def result_of(state: State, identifier: bytes, job: bytes) -> tuple[str, bytes | None] | None:
+    """How one job ended and what it returned, if the batch keeps that and it is over."""
+    value = state.view.get("batches", rows.result_key(identifier, job))
+    return (_ENDS[value[:2]], value[2:] or None) if value is not None else None
+
+
 def results(state: State, identifier: bytes, after: bytes) -> list[tuple[bytes, str, bytes | None]]:
     """How the next jobs of a batch that keeps results ended, and what they returned, in the order of their ids; as many
     as a message carries, and none at the end."""

@@ -42,11 +42,17 @@ def results(state: State, arguments: Row) -> list[tuple[bytes, str, bytes | None
     return batches.results(state, found.id, after)
 
 
-def end_of(state: State, identifier: bytes) -> tuple[bytes, str, None, None] | None:
-    """What FINISHED says of a batch or a workflow; None while it goes on; `unknown` if there is none."""
+def end_of(state: State, identifier: bytes) -> tuple[bytes, str, bytes | None, None] | None:
+    """What FINISHED says of a batch or a workflow, and of a job of one that is not stored yet, or of which history says
+    nothing any more; None while it goes on; `unknown` if there is none."""
     batch = batches.look(state, identifier)
     if batch is not None:
         return (identifier, batch.end, None, None) if batch.end else None
+    batch = batches.look(state, identifier[:STEP_ID_BYTES]) if len(identifier) == wire.MADE_ID_BYTES else None
+    if batch is not None:
+        told = batches.result_of(state, batch.id, identifier)
+        if told is not None or not batch.is_settled:
+            return (identifier, *told, None) if told is not None else None
     flow = workflows.look(state, identifier) if len(identifier) == wire.WORKFLOW_ID_BYTES else None
     if flow is None:
         return (identifier, "unknown", None, None)
