@@ -52,8 +52,8 @@ def messages_of(steps: list[Step], identifier: str = W, most: int = 1000, name: 
     groups = groups_of(steps, identifier, most)
     pages = [groups] if most == 1000 and sum(len(group.ids) for group in groups) <= most else [[one] for one in groups]
     return [
-        m.Workflow(0, 0, identifier.encode(), n, len(pages), plan_of(steps, name) if n == 0 else None, page)
-        for n, page in enumerate(pages)
+        m.Workflow(0, 0, identifier.encode(), n, len(pages) or 1, plan_of(steps, name) if n == 0 else None, page)
+        for n, page in enumerate(pages or [[]])
     ]
 
 
