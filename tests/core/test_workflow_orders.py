@@ -195,6 +195,40 @@ def test_retry_replays_all_dead_jobs_of_all_steps(crashes: bool) -> None:
     bench.check()
 
 
+def test_a_workflow_goes_on_from_the_order_to_retry_it() -> None:
+    bench, producer = start()
+    sent(producer, [Step("a", 900), Step("b", 1, "a")])
+    worker = bench.worker("w", "q", capacity=1_000)
+    jobs = worker.jobs()
+    for identifier, fence in jobs[:-1]:
+        worker.ack(fence, identifier)
+    worker.reject(jobs[-1][1], jobs[-1][0])
+    assert state_of(producer) == "dead"
+    with bench.one_turn():  # its only dead job is the last, and is not reached in this turn
+        for verb in ("retry_workflow", "retry_workflow"):
+            producer.send(m.Order(producer.next_number(), producer.number, verb, {"id": W.encode()}))
+        producer.send(m.Watch([W.encode()]))
+    assert producer.ends() == {}
+    producer.take(m.Answer)
+    bench.check()
+    run_all(worker)
+    assert producer.ends()[W][0] == "done"
+
+
+def test_a_retry_ends_where_the_workflow_is_cancelled() -> None:
+    bench, producer = start()
+    sent(producer, [Step("a", 900), Step("b", 1, "a")])
+    worker = bench.worker("w", "q", capacity=1_000)
+    for identifier, fence in worker.jobs():
+        worker.reject(fence, identifier)
+    with bench.one_turn():
+        for verb in ("retry_workflow", "cancel_workflow"):
+            producer.send(m.Order(producer.next_number(), producer.number, verb, {"id": W.encode()}))
+    assert steps(producer) == {"a": "dead 900/0/900/0", "b": "cancelled 1/0/0/1"}
+    assert state_of(producer) == "cancelled"
+    bench.check()
+
+
 def test_a_retried_step_that_dies_again() -> None:
     bench, producer = start()
     sent(producer, CHORD)

@@ -94,10 +94,16 @@ def cancel_some(state: State, work: Work) -> Stepped:
 
 
 def retry_some(state: State, work: Work) -> Stepped:
-    """The next jobs that are dead, from the first step to the last."""
-    ids, after = _page(state, work, limits.STEP_ROWS, lambda batch: batch.dead > 0, backwards=False)
-    for identifier in ids:
-        dead.replay_one(state, identifier)
+    """The next jobs that are dead, from the first step to the last, unless somebody cancels it meanwhile."""
+    after: Work | None = None
+    if not workflows.is_stopped(state, work.ids[0]):
+        ids, after = _page(state, work, limits.STEP_ROWS, lambda batch: batch.dead > 0, backwards=False)
+        for identifier in ids:
+            dead.replay_one(state, identifier)
+    flow = workflows.look(state, work.ids[0])
+    if after is None and flow is not None:
+        flow.retries -= 1
+        state.flows[flow.id] = flow
     return after, 0
 
 

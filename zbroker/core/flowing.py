@@ -230,7 +230,11 @@ def retry(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     dead = sum(batch.dead for batch in workflows.batches_of(state, flow))
     if not dead:
         raise Refusal("not_found", f"no job of the workflow {text!r} is dead")
-    return {"dead": dead, "work": begin(state, Work("retry_workflow", "", b"", 0, 0, ids=[flow.id]))}
+    number = begin(state, Work("retry_workflow", "", b"", 0, 0, ids=[flow.id]))
+    flow.retries += 1  # it goes on from here, and not from the first job that is replayed
+    state.flows[flow.id] = flow
+    callbacks.settle(state)
+    return {"dead": dead, "work": number}
 
 
 def forget(state: State, flow: Workflow) -> None:

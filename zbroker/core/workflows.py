@@ -37,6 +37,7 @@ class Workflow:
     taken: list[bytes] = field(default_factory=list)  # digests of the parts that came
     came: list[int] = field(default_factory=list)  # while it comes: how many jobs of each step did
     ends: bytes = b""  # how each step has ended
+    retries: int = 0  # orders to retry it that are under way
 
     def row(self) -> bytes:
         return rows.pack(  # type: ignore[no-any-return]
@@ -52,6 +53,7 @@ class Workflow:
                 self.taken,
                 self.came,
                 self.ends,
+                self.retries,
             )
         )
 
@@ -119,6 +121,8 @@ def settle(state: State, flow: Workflow) -> bool:
 
 def _state_of(state: State, flow: Workflow) -> str:
     """It is over when nothing of it can go on by itself: each step is settled, or held by one that is dead."""
+    if flow.retries:
+        return RUNNING
     is_over = _GOES_ON not in flow.ends
     if not is_over and _DEAD in flow.ends and not is_stopped(state, flow.id):
         is_over = all(end != _GOES_ON or held for end, held in zip(flow.ends, _held(state, flow), strict=True))
