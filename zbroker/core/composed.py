@@ -98,10 +98,8 @@ def _selection(arguments: Row, states: tuple[str, ...]) -> tuple[str | None, byt
 
 def _own_rows(state: State, space: str, stop: bytes) -> Iterator[tuple[bytes, bytes | None]]:
     """The rows of batches or workflows themselves before a key, newest first; a None where others were passed over."""
-    while page := list(islice(state.view.scan(space, b"", stop, backwards=True), PAGE_ROWS)):
+    while page := _page(state, space, stop):
         for key, value in page:
-            if key >= stop:
-                continue
             owner = _owner(space, key)
             if owner == key:
                 stop = key
@@ -110,6 +108,16 @@ def _own_rows(state: State, space: str, stop: bytes) -> Iterator[tuple[bytes, by
                 is_step = space == "batches" and len(owner) == wire.WORKFLOW_ID_BYTES
                 stop = owner if is_step else owner + b"\0"  # its own row comes next
                 yield stop, None
+
+
+def _page(state: State, space: str, stop: bytes) -> list[tuple[bytes, bytes]]:
+    """The next rows, up to the first that is not a batch's or workflow's own: of results no more than one is read."""
+    page: list[tuple[bytes, bytes]] = []
+    for key, value in islice(state.view.scan(space, b"", stop, backwards=True), PAGE_ROWS):
+        page.append((key, value))
+        if _owner(space, key) != key:
+            break
+    return page
 
 
 def _owner(space: str, key: bytes) -> bytes:
