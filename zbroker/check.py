@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from zbroker import limits
+from zbroker.batch_check import BatchCheck
 from zbroker.core import rows
 from zbroker.core.schedules import Schedule
 from zbroker.core.states import COUNTED, WAITING, State
@@ -69,6 +70,7 @@ class _Check:
         self._timed: Counter[str] = Counter()  # those of them that a timer of that time names
         self._looked_at: set[bytes] = set()  # schedules that have a timer
         self._void = 0
+        self._batches = BatchCheck(store, self._report.fault)
 
     def run(self) -> Report:
         for space in KEYSPACES:
@@ -84,6 +86,7 @@ class _Check:
         self._read_edges()
         self._read_jobs()
         self._read_orphans()
+        self._batches.compare()
         self._compare()
         return self._report
 
@@ -146,6 +149,9 @@ class _Check:
             timer = rows.TimerRow(*rows.unpack(value))
             if kind == rows.TIMER_SCHEDULE:
                 self._looked_at.add(timer.key)
+                continue
+            if kind == rows.TIMER_BATCH:
+                self._batches.timer(timer.key)
                 continue
             for identifier, record, change in self._read(timer.ids) if kind != rows.TIMER_UNIQUE else ():
                 if record is None or identifier in self._leased:
@@ -239,6 +245,8 @@ class _Check:
     def _read_waiting(self, parent: bytes, child: bytes, rule: str) -> None:
         """What a child waits for goes on and knows that it is waited for, or is over and its children are looked at."""
         ((_, record, change),) = self._read([parent])
+        if record is None and self._batches.waits(parent, rule):
+            return
         is_dead = change is not None and change.state is State.DEAD and rule != "wait"
         if record is None or change is None or not change.is_parent or is_dead:
             if self._store.get("meta", rows.META_OVER + parent) is None:
@@ -261,6 +269,7 @@ class _Check:
             self._report.fault(f"job {_text(identifier)} has lost its payload")
         state = State.LEASED if identifier in self._leased else change.state if change else State.READY
         sequence = change.sequence if change else sequence_of(record)
+        self._batches.job(header, state)
         if state is State.READY and sequence < self._queues[header.queue].floor:
             self._void += 1
             return

@@ -76,6 +76,22 @@ MAX_QUEUES = 10_000
 MAX_SCHEDULES = 10_000
 """Schedules of one broker: each is a row, and a listing tells them all."""
 
+MAX_BATCHES = 1_000_000
+"""Batches and workflows that are kept at a time. They are rows on disk, and a day after their end they go."""
+
+BATCH_KEPT_MS = 24 * 3600 * 1000
+"""How long a batch or a workflow without dead jobs outlives its end: a day to read its results in."""
+
+STAGED_KEPT_MS = 3600 * 1000
+"""How long the parts of a workflow wait for the next one: as long as a peer may send it again."""
+
+WORKFLOW_AT_ONCE = 2000
+"""What a workflow may weigh (jobs, pairs of job and step, groups, steps) to be stored in the turn in which it comes;
+a larger one is stored in slices."""
+
+SLICE_JOBS = 128
+"""Jobs, and pairs of job and step, of a workflow in one row that is laid aside: one step of slow work stores them."""
+
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""
 

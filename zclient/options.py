@@ -185,6 +185,14 @@ def ids(value: Any) -> list[bytes]:
     return list(dict.fromkeys(text.encode("utf-8", "surrogatepass") for text in texts))
 
 
+def id_of(value: Any) -> bytes:
+    """An id, as a text or as a handle."""
+    text = getattr(value, "id", value)
+    if not isinstance(text, str):
+        raise InvalidArgument(f"an id, or a handle, not {value!r:.60}")
+    return text.encode("utf-8", "surrogatepass")
+
+
 def headers(value: Any) -> Any:
     """A map of texts, numbers and booleans."""
     return dict(value) if isinstance(value, Mapping) else value
@@ -217,6 +225,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "queue": queue,
     "headers": headers,
     "ids": ids,
+    "id": id_of,
 }
 
 

@@ -9,7 +9,22 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from zbroker import limits
-from zbroker.core import dead, dispatch, edges, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core import (
+    callbacks,
+    dead,
+    dispatch,
+    edges,
+    flowing,
+    history,
+    leave,
+    orders,
+    peers,
+    queries,
+    recovery,
+    rows,
+    settle,
+    timers,
+)
 from zbroker.core.entities import Peer
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
@@ -97,6 +112,12 @@ class Core:
                     state.tick.confirm(route, message.number)
                 else:
                     state.tick.send(route, m.Answer(message.number, answer))
+            case m.Workflow():
+                seen, _ = peers.seen_before(state, peer, message.number, message.low)
+                if not seen:
+                    flowing.take(state, message)
+                    peers.applied(state, peer, message.number)
+                state.tick.confirm(route, message.number)
             case m.Settle():
                 refused = settle.settle(state, message)
                 if refused:
@@ -140,7 +161,8 @@ class Core:
             if end is not None and (end[1] != "unknown" or state.history.complete):
                 state.tick.end(peer.route, end)
                 continue
-            history.watch(state, peer, identifier, changes=message.changes)
+            is_job = message.changes and state.view.get("jobs", identifier) is not None
+            history.watch(state, peer, identifier, changes=is_job)
             if end is not None:  # it may stand in the history that is still being read back
                 if not state.history.asked:
                     state.work(queries.watch_later(state))
@@ -162,6 +184,8 @@ class Core:
         if state.wall >= self._next_sweep:
             self._next_sweep = state.wall + SWEEP_MS
             state.work(peers.sweep_producers(state))
+        if state.counted or state.flows:
+            callbacks.settle(state)
         if state.over:
             edges.settle(state)
         if state.hot or state.eager:
@@ -190,6 +214,8 @@ class Core:
     def _close(self) -> Tick:
         """The tick with its last rows; the next one is open."""
         state = self.state
+        if state.counted or state.flows:
+            callbacks.settle(state)
         if state.changed:
             queries.tell_changes(state)
         tick = state.tick

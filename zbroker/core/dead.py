@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import edges, history, rows, unique
+from zbroker.core import batches, edges, history, rows, unique
 from zbroker.core.entities import NEVER, Queue, place_of
 from zbroker.core.refusal import Refusal
 from zbroker.core.rows import Change
@@ -33,10 +33,11 @@ def bury(state: State, queue: Queue, identifier: bytes, record: bytes, change: C
     """Dead: it stays, with the reason, until it is replayed or dropped; or it goes to the queue that gets such jobs."""
     header = header_of(record)
     unique.release(state, queue.name, identifier, header.options, ran=way[0] is JobState.LEASED)
-    edges.over(state, identifier, header.options, change, edges.DEAD)
+    moves = bool(queue.policy.dead_to) and queue.policy.dead_to != queue.name
+    edges.over(state, identifier, header.options, change, edges.DEAD, moves=moves)
     change = change._replace(reason=reason, ended_ms=state.wall)
     cause = cause_of(change)
-    if queue.policy.dead_to and queue.policy.dead_to != queue.name:
+    if moves:
         cause["moved_to"] = queue.policy.dead_to
         _move(state, queue, identifier, record, change, way)
     else:
@@ -58,8 +59,8 @@ def cause_of(change: Change) -> dict[str, Any]:
 def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: Change, way: Way) -> None:
     """The job goes on under its id in the queue for dead jobs, with new attempts; its headers say where from and why.
 
-    Its log of attempts comes along; its parents do not, and children that wait for a replay wait for it there. The
-    limits of that queue do not hold for it: it was accepted long ago.
+    Its log of attempts and its batch come along; its parents do not, and children that wait for a replay wait there.
+    The limits of that queue do not hold for it: it was accepted long ago.
     """
     target = state.queue(queue.policy.dead_to)
     header = header_of(record)
@@ -70,7 +71,9 @@ def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: 
         "dead_error": ": ".join(str(error[part]) for part in ("type", "text") if error.get(part))[:MOVED_TEXT_CHARS],
         "dead_attempts": change.runs,
     }
-    kept: dict[str, Any] = {name: header.options[name] for name in ("priority", "key") if name in header.options}
+    kept: dict[str, Any] = {
+        name: header.options[name] for name in ("priority", "key", "batch") if name in header.options
+    }
     options: dict[str, Any] = {**kept, "headers": {**header.options.get("headers", {}), **told}}
     moved_header = Header(target.name, header.created_ms, options, header.external)
     edges.leave_parents(state, identifier, header.options)
@@ -116,6 +119,7 @@ def replay_one(state: State, identifier: bytes) -> bool:
             return False
         unique.claim(state, queue.name, identifier, options)
     state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
+    batches.replayed(state, options, identifier)
     parents = edges.waits_for(state, found)
     if parents:
         state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=len(parents)))

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, rows, waiting
+from zbroker.core import batches, history, rows, waiting
 from zbroker.core.entities import Found, Queue
 from zbroker.core.policy import Options
 from zbroker.core.refusal import Refusal
@@ -28,7 +28,7 @@ from zclient.protocol.record import stored_bytes
 SETTLED = b"s"
 """The value of an edge whose child waits for this parent no more."""
 
-DONE, DEAD, GONE = "done", "dead", "cancelled"
+DONE, DEAD, GONE = batches.DONE, batches.DEAD, batches.GONE
 """How a parent ended. One that is dead may come back by a replay; one that was dropped or purged is gone."""
 
 _NO_ENDS = rows.pack([])
@@ -53,11 +53,18 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
         if place in inside:
             raise Refusal("invalid", "after: a job cannot wait for itself, or for one that it is sent with as its like")
         for parent in parents if are_new[place] else ():
-            if parent not in home and state.find(parent) is None and not history.holds(state, parent):
+            if parent not in home and not _is_known(state, parent):
                 text = parent.decode(errors="backslashreplace")
                 raise Refusal("unknown_parent", f"after: nobody knows a job {text!r}", id=text)
         needs.append(inside)
     return _parents_first(needs)
+
+
+def _is_known(state: State, parent: bytes) -> bool:
+    """Whether there is a job, or a batch, of this id; a job comes first."""
+    if state.find(parent) is not None or history.holds(state, parent):
+        return True
+    return batches.look(state, parent) is not None
 
 
 def _parents_first(needs: list[set[int]]) -> list[int]:
@@ -106,7 +113,8 @@ def _state_of(state: State, parent: bytes) -> tuple[str, bytes | None]:
         return (DEAD if found.state is JobState.DEAD else ""), None
     ended = history.find(state, parent)
     if ended is None:
-        return GONE, None
+        batch = batches.look(state, parent)
+        return (batch.end if batch is not None else GONE), None
     return (DONE, ended.result) if ended.row.state == JobState.DONE else (GONE, None)
 
 
@@ -122,7 +130,12 @@ def _keep_end(state: State, parent: bytes, how: str, result: bytes | None) -> No
 def _mark(state: State, parent: bytes) -> None:
     """The parent has children: its change row says so."""
     found = state.find(parent)
-    if found is None or (found.change is not None and found.change.is_parent):
+    if found is None:
+        batch = batches.look(state, parent)
+        if batch is not None and not batch.is_parent:
+            batches.touch(state, parent).is_parent = True
+        return
+    if found.change is not None and found.change.is_parent:
         return
     change = found.changed()._replace(is_parent=True)
     state.write_change(parent, change)
@@ -152,18 +165,40 @@ def block(state: State, queue: Queue, ids: list[bytes], options: Options, due_ms
 
 
 def over(
-    state: State, identifier: bytes, options: Options, change: Change | None, how: str, result: bytes | None = None
+    state: State,
+    identifier: bytes,
+    options: Options,
+    change: Change | None,
+    how: str,
+    result: bytes | None = None,
+    *,
+    moves: bool = False,
 ) -> None:
-    """The job is done, dead or gone: its children learn of it, and unless it may be replayed, it reads its parents'
-    results no more."""
-    if change is not None and change.is_parent and _children(state, identifier, b""):
-        state.tick.rows["edges"][rows.edge_key(identifier, b"")] = rows.pack((how, result or None))
-        key = rows.META_OVER + identifier
-        ends = rows.unpack(state.view.get("meta", key) or _NO_ENDS)
-        state.tick.rows["meta"][key] = rows.pack([*ends, how])
-        state.over.append((identifier, how, b""))
+    """The job is done, dead or gone: its children and its batch learn of it, and unless it may be replayed, it reads
+    its parents' results no more. One that ``moves`` to another queue has not ended for its batch."""
+    if change is not None and change.is_parent:
+        tell_children(state, identifier, how, result)
     if how != DEAD:
         leave_parents(state, identifier, options)
+    batch = options.get("batch")
+    if batch is not None and not moves:
+        was_dead = change is not None and change.state is JobState.DEAD
+        batches.ended(state, batch, identifier, how, result, was_dead=was_dead)
+
+
+def tell_children(state: State, parent: bytes, how: str, result: bytes | None) -> None:
+    """The job or batch is over: those that wait for it are looked at, some of them in this turn."""
+    if _children(state, parent, b""):
+        state.tick.rows["edges"][rows.edge_key(parent, b"")] = rows.pack((how, result or None))
+        key = rows.META_OVER + parent
+        ends = rows.unpack(state.view.get("meta", key) or _NO_ENDS)
+        state.tick.rows["meta"][key] = rows.pack([*ends, how])
+        state.over.append((parent, how, b""))
+
+
+def has_children(state: State, parent: bytes) -> bool:
+    """Whether somebody waits for it, or may still read how it ended."""
+    return bool(_children(state, parent, b""))
 
 
 def leave_parents(state: State, identifier: bytes, options: Options) -> None:
@@ -255,12 +290,22 @@ def read_over(state: State) -> None:
 # ---- what people and handlers see
 
 
+def state_of(state: State, parent: bytes) -> str:
+    """The state of a job or a batch that is waited for."""
+    live = state.find(parent)
+    batch = batches.look(state, parent) if live is None else None
+    return live.state if live is not None else f"batch, {batch.state}" if batch is not None else "gone"
+
+
 def parents(state: State, found: Found, start: int = 0) -> Iterator[dict[str, Any]]:
     """The jobs that this one waits or waited for, in the order in which it names them: id, state, result."""
     for parent in list(dict.fromkeys(found.header.options.get("after", ())))[start:]:
         value = state.view.get("edges", rows.edge_key(parent, b""))
         live = state.find(parent)
-        if value is not None and (live is None or live.state is JobState.DEAD):
+        batch = batches.look(state, parent) if live is None else None
+        if batch is not None:
+            yield {"id": parent, "state": batch.state, "result": None, "batch": batches.told(state, batch)}
+        elif value is not None and (live is None or live.state is JobState.DEAD):
             how, result = rows.unpack(value)
             yield {"id": parent, "state": how, "result": result}
         else:

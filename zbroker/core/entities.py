@@ -276,6 +276,6 @@ def expiry_of(header: Header, change: Change | None) -> int:
 
 
 def is_special(header: Header) -> bool:
-    """Whether the job's end has something to set free: its key's turn, its unique text, its parents' results."""
+    """Whether the job's end means something for others: its key, its unique text, its parents' results, its batch."""
     options = header.options
-    return bool(options) and ("key" in options or "unique" in options or "after" in options)
+    return bool(options) and ("key" in options or "unique" in options or "after" in options or "batch" in options)

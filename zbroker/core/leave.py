@@ -106,21 +106,21 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
         for position, identifier in enumerate(ids):
             if identifier in state.watchers:
                 history.tell(state, identifier, JobState.DONE, results[position] if results else None, None)
-    plain = len(ids) - _free_special(state, delivery, ids) if delivery.special else len(ids)
+    plain = len(ids) - _free_special(state, delivery, ids, results) if delivery.special else len(ids)
     if plain:
         state.give(queue, b"", plain)
     close(state, delivery, len(ids))
 
 
-def _free_special(state: State, delivery: Delivery, ids: list[bytes]) -> int:
-    """Set free what the done jobs with a key or a unique text held; how many of them have a key."""
+def _free_special(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] | None) -> int:
+    """Set free what the done jobs with a key or a unique text held, and tell batches; how many of them have a key."""
     keyed = 0
-    for identifier in ids:
+    for position, identifier in enumerate(ids):
         header = delivery.special.pop(identifier, None)
         if header is None:
             continue
         unique.release(state, delivery.queue.name, identifier, header.options, ran=True)
-        edges.over(state, identifier, header.options, None, edges.DONE)
+        edges.over(state, identifier, header.options, None, edges.DONE, results[position] if results else None)
         key = place_of(header)[1]
         if key:
             keyed += 1

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, rows
+from zbroker.core import composed, dead, history, rows
 from zbroker.core.entities import Peer
 from zbroker.core.orders import queue_of, text_of, time_of
 from zbroker.core.refusal import Refusal
@@ -27,7 +27,8 @@ def begin(state: State, peer: Peer, number: int, verb: str, arguments: dict[str,
         queue = queue_of(state, arguments).name if arguments.get("queue") is not None else None
         state.work(_list_groups(state, peer, number, queue, limit))
     else:
-        state.work(_list(state, peer, peer.route, number, LISTINGS[verb](state, arguments), limit))
+        found = LISTINGS[verb](state, arguments)
+        state.work(_list(state, peer, peer.route, number, found, limit, _NAMES.get(verb, "jobs")))
 
 
 def _limit(arguments: dict[str, Any]) -> int:
@@ -42,13 +43,14 @@ def _list(
     peer: Peer,
     route: bytes | None,
     number: int,
-    found: Iterator[tuple[Row | None, list[Any]]],
+    found: Iterator[tuple[Row | None, Any]],
     limit: int,
+    name: str,
 ) -> Steps:
     """Collect a page, a step at a time; the cursor is where the next one begins. Large rows make a page shorter."""
     size = 0
     page: list[Row] = []
-    cursor: list[Any] | None = None
+    cursor: Any = None
     for seen, (row, position) in enumerate(found, 1):
         if row is not None:
             if len(page) == limit or size >= wire.MESSAGE_BYTES:
@@ -62,7 +64,7 @@ def _list(
                 return  # nobody waits for it
     else:
         cursor = None
-    state.send(peer, Answer(number, {"jobs": page, "cursor": cursor}))
+    state.send(peer, Answer(number, {name: page, "cursor": cursor}))
 
 
 def _list_groups(state: State, peer: Peer, number: int, queue: str | None, limit: int) -> Steps:
@@ -255,7 +257,12 @@ _STAGES: dict[str, Callable[[State, str | None, bytes, int, set[str]], Listing]]
 }
 
 
-LISTINGS: dict[str, Callable[[State, dict[str, Any]], Iterator[tuple[Row | None, list[Any]]]]] = {
+LISTINGS: dict[str, Callable[[State, dict[str, Any]], Iterator[tuple[Row | None, Any]]]] = {
     "list": _list_jobs,
     "dead": _list_dead,
+    "batches": composed.list_batches,
+    "workflows": composed.list_workflows,
 }
+
+_NAMES = {"batches": "batches", "workflows": "workflows"}
+"""Of what a page consists, where these are not jobs."""

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from zbroker import limits
-from zbroker.core import edges, history, rows, unique, waiting
+from zbroker.core import batches, edges, history, rows, unique, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.refusal import Refusal
@@ -33,12 +33,18 @@ Instead = list[tuple[bytes, bytes]]
 """Ids that were sent and not stored, each with the job that has their unique text."""
 
 
-def put(state: State, message: Put) -> dict[str, Instead] | None:
-    """Store every job of the PUT in this tick; raises `Refusal` and stores none. Returns what is no plain OK."""
+def put(state: State, message: Put, *, own_batch: bytes | None = None) -> dict[str, Instead] | None:
+    """Store every job of the PUT in this tick; raises `Refusal` and stores none. Returns what is no plain OK.
+
+    ``own_batch``: the batch of the job whose handler sends these; it may add to that one.
+    """
     plans = judge(state, message.groups)
     known = existing(state, message.groups)
     groups = [without(group, known) for group in message.groups] if known else message.groups
     refuse_if_full(state, groups, plans)
+    for group, plan in zip(groups, plans, strict=True):
+        if "batch" in plan.kept and group.ids:
+            batches.judge(state, plan.kept["batch"], own_batch)
     order: list[int] | range = range(len(groups))
     if any("after" in plan.kept for plan in plans):
         order = edges.judge(state, message.groups, [bool(group.ids) for group in groups])
@@ -48,17 +54,24 @@ def put(state: State, message: Put) -> dict[str, Instead] | None:
             group = store_unique(state, group, instead)
         if group.ids:
             store(state, group, plan)
+            if "batch" in plan.kept:
+                batches.join(state, plan.kept["batch"], group.ids)
     return {"instead": instead} if instead else None
 
 
 # ---- judging
 
 
-def judge(state: State, groups: list[Group]) -> list[Plan]:
+def refuse_for_now(state: State) -> None:
+    """Raises `Refusal` if nothing can be stored now."""
     if state.disk_low:
         raise Refusal("disk_full", "the broker's disk is below its floor of free space", retry_after_ms=1000)
     if not state.history.complete:
         raise Refusal("busy", "the broker is still reading which jobs are finished", retry_after_ms=200)
+
+
+def judge(state: State, groups: list[Group]) -> list[Plan]:
+    refuse_for_now(state)
     jobs = sum(len(group.ids) for group in groups)
     if jobs > wire.MAX_BATCH_JOBS:
         raise Refusal("batch_too_large", f"{jobs} jobs in one batch; at most {wire.MAX_BATCH_JOBS}")

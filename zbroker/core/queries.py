@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, edges, history, listings, rows, schedules
+from zbroker.core import composed, dead, edges, history, listings, rows, schedules
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -34,6 +34,8 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
         answer = _VERBS[verb](state, arguments)
         if verb == "show":
             state.tick.bytes_out += len(answer["payload"] or b"") + len(answer["result"] or b"")
+        elif verb == "results":
+            state.tick.bytes_out += sum(len(result or b"") for _, _, result in answer)
         elif verb == "parents":
             state.tick.bytes_out += sum(len(row["result"] or b"") for row in answer["parents"])
         state.send(peer, Answer(number, answer))
@@ -129,7 +131,7 @@ def end_of(state: State, identifier: bytes) -> tuple[bytes, str, bytes | None, d
             return (identifier, JobState.DEAD, None, dead.cause_of(found.change))
         return None
     ended = history.find(state, identifier)
-    return history.end_of(ended) if ended is not None else (identifier, "unknown", None, None)
+    return history.end_of(ended) if ended is not None else composed.end_of(state, identifier)
 
 
 def watch_later(state: State) -> Steps:
@@ -238,6 +240,9 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "show": show,
     "why": _why,
     "parents": _parents,
+    "batch": composed.batch,
+    "workflow": composed.workflow,
+    "results": composed.results,
     "queues": _queues,
     "queue": _queue,
     "workers": _workers,

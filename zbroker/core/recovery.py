@@ -31,6 +31,7 @@ def open_state(state: State, broker: bytes) -> None:
     _read_deliveries(state)
     _read_heads(state)
     edges.read_over(state)
+    state.batches_kept = int.from_bytes(view.get("meta", rows.META_BATCHES) or b"", "big")
     state.retain_at = state.wall
     first = next(view.scan("timers", b"", b"\xff"), None)
     state.next_due = rows.due_of(first[0]) if first is not None else NEVER

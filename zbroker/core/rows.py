@@ -25,6 +25,7 @@ META_QUEUE = b"queue/"
 META_POLICY = b"policy/"
 META_OVER = b"over/"
 META_WORK = b"work/"
+META_BATCHES = b"batches"
 
 _STATES = tuple(State)
 _STATE_NUMBER = {state: number for number, state in enumerate(_STATES)}
@@ -132,6 +133,10 @@ TIMER_SCHEDULE = 4
 """The schedule ``key`` has an occurrence."""
 
 
+TIMER_BATCH = 5
+"""The batch or workflow ``key`` is over long enough to be removed."""
+
+
 class TimerRow(NamedTuple):
     queue: str
     rank: int
@@ -181,6 +186,53 @@ def edge_key(parent: bytes, child: bytes) -> bytes:
 
 def beyond_edges(parent: bytes) -> bytes:
     return parent + b"\1"
+
+
+# ---- batches: id -> Batch; id 0 job -> how it ended, result; id 1 -> callbacks; id 2 job -> nothing
+
+
+def result_key(batch: bytes, job: bytes) -> bytes:
+    return batch + b"\0" + job
+
+
+def beyond_results(batch: bytes) -> bytes:
+    return batch + b"\1"
+
+
+def callbacks_key(batch: bytes) -> bytes:
+    return batch + b"\1"
+
+
+def added_key(batch: bytes, job: bytes) -> bytes:
+    return batch + b"\2" + job
+
+
+def beyond_batch(batch: bytes) -> bytes:
+    """Behind all rows of a batch. Those of its own id come first."""
+    return batch + b"\3"
+
+
+# ---- workflows: id -> Workflow; id 0 part n -> groups that came and are not stored; id 1 -> plan; id 2 -> stopped
+
+
+def staged_key(workflow: bytes, part: int, n: int) -> bytes:
+    return staged_prefix(workflow) + part.to_bytes(2, "big") + n.to_bytes(4, "big")
+
+
+def staged_prefix(workflow: bytes) -> bytes:
+    return workflow + b"\0"
+
+
+def plan_key(workflow: bytes) -> bytes:
+    return workflow + b"\1"
+
+
+def stopped_key(workflow: bytes) -> bytes:
+    return workflow + b"\2"
+
+
+def beyond_workflow(workflow: bytes) -> bytes:
+    return workflow + b"\3"
 
 
 # ---- heads: queue 0 key 0 id -> nothing

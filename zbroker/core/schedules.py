@@ -249,8 +249,10 @@ def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
         raise Refusal("invalid", "a schedule has a queue, an encoded payload, and options")
     if len(payload) > state.settings.max_payload:
         raise Refusal("too_large", f"a payload of {len(payload)} bytes; at most {state.settings.max_payload}")
-    if "at" in options or "unique" in options or "after" in options:
-        raise Refusal("invalid", "a schedule's jobs have their times and ids from it: no at, no unique and no after")
+    if "at" in options or "unique" in options or "after" in options or "batch" in options:
+        raise Refusal(
+            "invalid", "a schedule's jobs have their times and ids from it: no at and no unique, no after and no batch"
+        )
     judge_group(state, Group(arguments["queue"], _with_room(options), [b"id"], [payload]), closed=True)
     schedule = Schedule(
         cron,

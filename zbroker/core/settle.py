@@ -77,11 +77,17 @@ def _send(state: State, message: Settle, refused: list[Verdict]) -> set[tuple[in
         if len(acked[place] or b"") > state.settings.max_payload:
             continue  # refused for that
         try:
-            put(state, Put(0, 0, sent.groups))
+            put(state, Put(0, 0, sent.groups), own_batch=_batch_of(delivery, sent.id))
         except Refusal as refusal:
             unsent.add(place)
             refused.append((sent.fence, sent.id, "unsent", f"{refusal.code}: {refusal.text}"))
     return unsent
+
+
+def _batch_of(delivery: Delivery, identifier: bytes) -> bytes | None:
+    """The batch of a job of the delivery, if it has one."""
+    header = delivery.special.get(identifier)
+    return header.options.get("batch") if header is not None else None
 
 
 def _without(settlement: Settlement, unsent: set[tuple[int, bytes]]) -> Settlement:

@@ -28,7 +28,9 @@ from zclient.protocol.record import header_of, payload_of, sequence_of
 if TYPE_CHECKING:
     from random import Random
 
+    from zbroker.core.batches import Batch
     from zbroker.core.schedules import Calendar
+    from zbroker.core.workflows import Workflow
 
 Steps = Iterator[int | None]
 """Slow work: each `next` is one step, and says when it wants the next: None for soon, or a time of the lease clock."""
@@ -96,6 +98,9 @@ class State:
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
         self.next_watch = 0  # lease clock: when peers are to be looked at again
+        self.counted: dict[bytes, Batch] = {}  # batches that this tick touched, until what follows is done
+        self.flows: dict[bytes, Workflow] = {}  # workflows of which this tick ended steps, likewise
+        self.batches_kept = 0  # batches and workflows
         self.over: deque[tuple[bytes, str, bytes]] = deque()  # parents with children to look at: id, how, cursor
         self.wakes: list[tuple[int, str]] = []  # a heap of (lease clock, queue): when a rate lets it go on
         self.retain_at = NEVER  # wall clock: when queues that keep dead jobs for a time are to be looked at

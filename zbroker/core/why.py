@@ -72,12 +72,12 @@ def _scheduled(state: State, found: Found, row: Row) -> Iterator[Row]:
 
 def _blocked(state: State, found: Found, row: Row) -> Iterator[Row]:
     parents = edges.waits_for(state, found)
-    named = [(one.decode(), state.find(one)) for one in parents[: limits.WHY_NAMED]]
-    told = ", ".join(f"{identifier} ({parent.state if parent else 'gone'})" for identifier, parent in named)
+    named = [one.decode() for one in parents[: limits.WHY_NAMED]]
+    told = ", ".join(f"{one.decode()} ({edges.state_of(state, one)})" for one in parents[: limits.WHY_NAMED])
     more = f" and {len(parents) - limits.WHY_NAMED} more" if len(parents) > limits.WHY_NAMED else ""
     total = len(dict.fromkeys(found.header.options["after"]))
     text = f"it waits for {len(parents)} of {total} jobs: {told}{more}"
-    yield _reason("parents", text, pending=len(parents), waits_for=[identifier for identifier, _ in named])
+    yield _reason("parents", text, pending=len(parents), waits_for=named)
 
 
 def _ready(state: State, found: Found, row: Row) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Long orders: purge, replay and drop of many jobs, in slices between other work.
+"""Long orders: purge, replay and drop of many jobs, and those about workflows, in slices between other work.
 
 A long order is a row in ``meta`` until it is through, so a restart goes on where it stopped: its step and the row's
 new cursor are in one commit.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from zbroker import limits
-from zbroker.core import dead, edges, history, rows, unique
+from zbroker.core import dead, edges, flow_works, history, rows, unique
 from zbroker.core.entities import Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -19,19 +19,24 @@ from zclient.protocol.record import header_of
 class Work(NamedTuple):
     """A long order as its row keeps it."""
 
-    kind: str  # "purge", "replay", "drop"
+    kind: str  # one of _KINDS
     queue: str  # empty where the jobs are named
     cursor: bytes  # the key that it goes on from
     until: int  # purge: the floor; others: the wall clock up to which jobs died that it is for
     rate: int  # replay: jobs a second; 0: as fast as may be
     reason: str = ""  # of those that died of it; empty: of whatever
     error: str = ""  # of those whose last error was of this type; likewise
-    ids: list[bytes] = []  # noqa: RUF012 (nobody changes it): the jobs that are left, where they are named
+    ids: list[bytes] = []  # noqa: RUF012 (nobody changes it): the jobs that are left, or the workflow, named
+
+
+def is_busy(state: State) -> bool:
+    """Whether as much slow work is under way as may be."""
+    return len(state.works) + len(state.resting) >= limits.MAX_WORKS
 
 
 def refuse_if_busy(state: State) -> None:
     """Raises `Refusal` if as much slow work is under way as may be."""
-    if len(state.works) + len(state.resting) >= limits.MAX_WORKS:
+    if is_busy(state):
         raise Refusal("busy", "too many long orders and listings are under way", retry_after_ms=1000)
 
 
@@ -47,7 +52,7 @@ def begin(state: State, work: Work) -> int:
 
 def go_on(state: State, number: int, work: Work) -> None:
     """Run a long order from its cursor on."""
-    step = {"purge": _sweep, "replay": _replay_some, "drop": _drop_some}[work.kind]
+    step = _KINDS[work.kind]
     state.work(_run(state, number, work, step))
 
 
@@ -62,7 +67,8 @@ def _run(state: State, number: int, work: Work, step: Callable[[State, Work], St
         after, acted = step(state, work)
         state.tick.rows["meta"][_work_key(number)] = rows.pack(after) if after is not None else None
         yield state.now + 1000 * acted // work.rate if work.rate and acted else None
-    state.notice("info", f"{work.kind} finished", queue=work.queue)
+    if work.kind in ("purge", "replay", "drop"):
+        state.notice("info", f"{work.kind} finished", queue=work.queue)
 
 
 def _work_key(number: int) -> bytes:
@@ -149,3 +155,14 @@ def _is_for(state: State, work: Work, identifier: bytes) -> bool:
         return True
     found = state.find(identifier)
     return found is not None and found.change is not None and dead.is_of(found.change, work.reason, work.error)
+
+
+_KINDS: dict[str, Callable[[State, Work], Stepped]] = {
+    "purge": _sweep,
+    "replay": _replay_some,
+    "drop": _drop_some,
+    "store_workflow": flow_works.store_some,
+    "cancel_workflow": flow_works.cancel_some,
+    "retry_workflow": flow_works.retry_some,
+    "forget": flow_works.forget_some,
+}

@@ -70,6 +70,8 @@ def _reader(name: str) -> Callable[[str], str]:
 def job_options(function: _Decorated) -> _Decorated:
     """All options of a job, under their names. What was not given is None; headers are a tuple of pairs."""
     for name, option in reversed(JOB_OPTIONS.items()):
+        if name == "batch":
+            continue  # whoever opens a batch sends its jobs
         flag = "--" + name.replace("_", "-")
         told = option.help[0].upper() + option.help[1:] + "."
         if name == "headers":

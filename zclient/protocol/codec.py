@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-from zclient.protocol import limits
+from zclient.protocol import limits, plans
 from zclient.protocol import messages as m
 
 _COMMANDS: dict[type, int] = {
@@ -26,6 +26,7 @@ _COMMANDS: dict[type, int] = {
     m.Ask: 10,
     m.Order: 11,
     m.Progress: 12,
+    m.Workflow: 13,
     m.Welcome: 64,
     m.Who: 65,
     m.Ok: 66,
@@ -88,6 +89,10 @@ def _encode_put(put: Any, frames: list[bytes]) -> Sequence[Any]:
     return put.number, put.low, _encode_groups(put.groups, frames)
 
 
+def _encode_workflow(workflow: Any, frames: list[bytes]) -> Sequence[Any]:
+    return (*workflow[:-1], _encode_groups(workflow.groups, frames))
+
+
 def _encode_groups(groups: Sequence[m.Group], frames: list[bytes]) -> list[tuple[Any, ...]]:
     return [(queue, options, ids, _spill(payloads, frames)) for queue, options, ids, payloads in groups]
 
@@ -116,6 +121,7 @@ def _encode_finished(finished: Any, frames: list[bytes]) -> Sequence[Any]:
 
 _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
     m.Put: _encode_put,
+    m.Workflow: _encode_workflow,
     m.Settle: _encode_settle,
     m.Deliver: _encode_deliver,
     m.Finished: _encode_finished,
@@ -124,7 +130,7 @@ _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
 
 # ---- decoding
 
-_NUMBERED = frozenset(_COMMANDS[kind] for kind in (m.Put, m.Settle, m.Extend, m.Ask, m.Order))
+_NUMBERED = frozenset(_COMMANDS[kind] for kind in (m.Put, m.Settle, m.Extend, m.Ask, m.Order, m.Workflow))
 """Commands whose first field is the number that an answer names."""
 
 
@@ -213,6 +219,17 @@ def _decode_put(fields: Any, frames: Sequence[bytes]) -> m.Put:
     _, number, low, groups = fields
     _need(type(groups) is list and len(groups) > 0, "a PUT has at least one group")
     return m.Put(_number(number, "number"), _number(low, "low"), [_group(group, frames) for group in groups])
+
+
+def _decode_workflow(fields: Any, frames: Sequence[bytes]) -> m.Workflow:
+    _, number, low, identifier, part, parts, plan, groups = fields
+    fault = plans.workflow_id_fault(_typed(identifier, bytes, "id"))
+    _need(fault is None, fault or "")
+    _need(0 <= _number(part, "part") < _number(parts, "parts") <= limits.MAX_PARTS, "no such part")
+    _need((type(plan) is dict) if part == 0 else plan is None, "part 0 has the plan, a map, and the others nil")
+    _need(type(groups) is list and (len(groups) > 0 or part == 0), "a part has at least one group")
+    told = [_group(group, frames) for group in groups]
+    return m.Workflow(_number(number, "number"), _number(low, "low"), identifier, part, parts, plan, told)
 
 
 def _settlement(fields: Any, frames: Sequence[bytes]) -> m.Settlement:
@@ -405,6 +422,7 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     10: _decode_ask,
     11: _decode_order,
     12: _decode_progress,
+    13: _decode_workflow,
     64: _decode_welcome,
     65: lambda fields, frames: m.Who(),
     66: lambda fields, frames: m.Ok(_list_of(fields[1], int, "numbers", 1 << 20)),

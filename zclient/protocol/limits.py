@@ -85,6 +85,24 @@ MAX_PARENTS = 1000
 MAX_BATCH_EDGES = 10_000
 """Pairs of job and parent in one PUT: each is a row, and all of them are stored in one turn."""
 
+MAX_STEPS = 1000
+"""Steps of a workflow: each is a batch with a row of its own."""
+
+MAX_WORKFLOW_JOBS = 100_000
+"""Jobs of a workflow as it is sent. Its jobs may add others."""
+
+MAX_WORKFLOW_EDGES = 1_000_000
+"""Pairs of a job of a workflow and a step that it is after: each is a row while the workflow goes on."""
+
+MAX_PLAN_EDGES = 10_000
+"""Pairs of steps of which one is after the other: the plan is read as a whole when a step ends badly."""
+
+MAX_PARTS = 1000
+"""Messages that a workflow is sent in."""
+
+WORKFLOW_ID_BYTES = 22
+"""A workflow's id: with step and number behind it, it is the id of a job, as long as those that clients make."""
+
 MAX_PROGRESS_CHARS = 500
 """The text of a job's progress; longer ones are cut by the worker."""
 

@@ -130,6 +130,18 @@ class Order(NamedTuple):
     arguments: dict[str, Any]
 
 
+class Workflow(NamedTuple):
+    """A workflow, or a part of a large one: numbered like PUT, applied once. ``plan`` stands in the first part."""
+
+    number: int
+    low: int
+    id: bytes
+    part: int  # 0, 1, ... parts - 1, in this order
+    parts: int
+    plan: dict[str, Any] | None  # name, steps; see plans.py
+    groups: list[Group]
+
+
 # ---- from the broker to a peer
 
 
@@ -220,6 +232,7 @@ Message = (
     | Progress
     | Ask
     | Order
+    | Workflow
     | Welcome
     | Who
     | Ok

@@ -55,6 +55,7 @@ JOB_OPTIONS: dict[str, Option] = {
     **_RETRY,
     "after": Option("ids", (), 1, limits.MAX_PARENTS, help="wait until these jobs are over"),
     "on_parent_death": Option("choice", "cancel", choices=PARENT_RULES, help="when one of them dies or is cancelled"),
+    "batch": Option("id", b"", help="the batch that it belongs to"),
     "unique": Option("text", "", 1, limits.MAX_KEY_BYTES, help="at most one job of the queue with this text"),
     "unique_for": Option("period", "done", 1, limits.MAX_DELAY_MS, PERIODS, "how long the text stays taken"),
     "on_conflict": Option("choice", "existing", choices=CONFLICTS, help="what becomes of a second job"),
@@ -109,6 +110,8 @@ def job_fault(options: Mapping[Any, Any]) -> str | None:
         return "unique_for and on_conflict go with unique"
     if "on_parent_death" in options and "after" not in options:
         return "on_parent_death goes with after"
+    if "batch" in options and options["batch"] in options.get("after", ()):
+        return "after: a job cannot wait for the batch that it belongs to"
     return None
 
 
@@ -171,6 +174,12 @@ def _ids(option: Option, value: Any) -> str | None:
     return f"a list of {option.low} to {option.high} job ids"
 
 
+def _id(option: Option, value: Any) -> str | None:
+    if type(value) is bytes and limits.id_fault(value) is None:
+        return None
+    return "an id, as bytes"
+
+
 def _rate(option: Option, value: Any) -> str | None:
     if type(value) is int and value == 0:
         return None
@@ -217,6 +226,7 @@ _FAULTS = {
     "period": _period,
     "rate": _rate,
     "ids": _ids,
+    "id": _id,
     "weights": _weights,
     "queue": _queue,
     "headers": _headers,
