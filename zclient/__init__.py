@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zclient.batchhandles import AsyncBatchHandle, BatchHandle
 from zclient.blocking import Client
+from zclient.composition import NamedStep, Piece, Step, Workflow, chain, chord, group, step
 from zclient.errors import (
     AnswerTimeout,
     BatchTooLarge,
@@ -34,16 +36,24 @@ from zclient.errors import (
 )
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
+from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
 from zclient.verbs import Bulk, PolicyValue, Why
+from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
+from zclient.workflows import Member, StepStatus, WorkflowStatus
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
 
 __all__ = [
     "AnswerTimeout",
+    "AsyncBatchHandle",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncStepHandle",
+    "AsyncWorkflowHandle",
+    "BatchHandle",
+    "BatchStatus",
     "BatchTooLarge",
     "BrokerUnreachable",
     "Bulk",
@@ -60,9 +70,12 @@ __all__ = [
     "JobStatus",
     "Jobs",
     "LeaseLost",
+    "Member",
+    "NamedStep",
     "NotFound",
     "OutcomeUnknown",
     "PayloadTooLarge",
+    "Piece",
     "PolicyValue",
     "Progress",
     "ProtocolFault",
@@ -72,14 +85,24 @@ __all__ = [
     "ResultExpired",
     "ResultTimeout",
     "Schedule",
+    "Step",
+    "StepHandle",
+    "StepStatus",
     "TooManyPeers",
     "TooManyQueues",
     "UniqueTaken",
     "UnknownParent",
     "UnsupportedVersion",
     "Why",
+    "Workflow",
+    "WorkflowHandle",
+    "WorkflowStatus",
     "WrongBroker",
     "ZError",
+    "chain",
+    "chord",
+    "group",
+    "step",
 ]
 
 
