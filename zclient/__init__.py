@@ -7,6 +7,7 @@ from zclient.blocking import Client
 from zclient.composition import NamedStep, Piece, Step, Workflow, chain, chord, group, step
 from zclient.errors import (
     AnswerTimeout,
+    BatchClosed,
     BatchTooLarge,
     BrokerUnreachable,
     CannotListen,
@@ -26,9 +27,11 @@ from zclient.errors import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    TooManyBatches,
     TooManyPeers,
     TooManyQueues,
     UniqueTaken,
+    UnknownBatch,
     UnknownParent,
     UnsupportedVersion,
     WrongBroker,
@@ -40,7 +43,7 @@ from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
 from zclient.verbs import Bulk, PolicyValue, Why
 from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
-from zclient.workflows import Member, StepStatus, WorkflowStatus
+from zclient.workflows import Member, StepStatus, WorkflowStatus, WorkflowSummary
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
@@ -52,6 +55,7 @@ __all__ = [
     "AsyncJobHandle",
     "AsyncStepHandle",
     "AsyncWorkflowHandle",
+    "BatchClosed",
     "BatchHandle",
     "BatchStatus",
     "BatchTooLarge",
@@ -88,15 +92,18 @@ __all__ = [
     "Step",
     "StepHandle",
     "StepStatus",
+    "TooManyBatches",
     "TooManyPeers",
     "TooManyQueues",
     "UniqueTaken",
+    "UnknownBatch",
     "UnknownParent",
     "UnsupportedVersion",
     "Why",
     "Workflow",
     "WorkflowHandle",
     "WorkflowStatus",
+    "WorkflowSummary",
     "WrongBroker",
     "ZError",
     "chain",

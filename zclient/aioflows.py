@@ -14,7 +14,7 @@ from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.parts import Sending, to_be_sent
 from zclient.workflowhandles import AsyncWorkflowHandle
-from zclient.workflows import Member, Page, WorkflowStatus
+from zclient.workflows import Member, Page, WorkflowStatus, WorkflowSummary
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class AsyncFlows:
 
     def workflows(
         self, *, state: str | None = None, limit: int | None = 100, timeout: Duration | None = None
-    ) -> AsyncIterator[WorkflowStatus]:
+    ) -> AsyncIterator[WorkflowSummary]:
         """Workflows, newest first, without their steps; see `Client.workflows`."""
         return self._flow_pages(lambda left, cursor: workflows.page(state, left, cursor), limit, timeout)
 

@@ -14,7 +14,7 @@ from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.parts import Sending, to_be_sent
 from zclient.workflowhandles import WorkflowHandle
-from zclient.workflows import Member, Page, WorkflowStatus
+from zclient.workflows import Member, Page, WorkflowStatus, WorkflowSummary
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Flows:
 
     def workflows(
         self, *, state: str | None = None, limit: int | None = 100, timeout: Duration | None = None
-    ) -> Iterator[WorkflowStatus]:
+    ) -> Iterator[WorkflowSummary]:
         """Workflows, newest first, without their steps: at most ``limit`` of them, None for all. ``timeout`` is for
         each page."""
         return self._flow_pages(lambda left, cursor: workflows.page(state, left, cursor), limit, timeout)

@@ -4,7 +4,7 @@ Procedures and verbs, as in `zclient.verbs`; the handles that people hold are in
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,9 +34,9 @@ WORKFLOW_STATES = ("coming", "running", "done", "dead", "cancelled")
 class StepStatus:
     """A step as the broker told it.
 
-    ``state`` is ``blocked`` until the steps in ``after`` are done, then ``running``, then ``done``, ``dead`` or
-    ``cancelled``. ``total`` counts its jobs, those that its own jobs added included. ``single``: it is one job, whose
-    result stands for itself.
+    ``state`` is ``coming`` or ``blocked`` until the steps in ``after`` are done, then ``running``, then ``done``,
+    ``dead`` or ``cancelled``. ``total`` counts its jobs, those that its own jobs added included. ``single``: it is one
+    job, whose result stands for itself.
     """
 
     name: str
@@ -57,29 +57,19 @@ class StepStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowStatus:
-    """A workflow as the broker told it, with its steps by name; a listing leaves the steps out.
+class WorkflowSummary:
+    """A workflow as a listing tells it.
 
-    ``state`` is ``running``, ``done``, ``dead`` (some jobs are dead, and nothing goes on without a retry),
-    ``cancelled``, or ``coming`` while not all of it has reached the broker. ``jobs`` counts all jobs. Points in time
-    are datetimes in UTC.
+    ``state`` is ``running``, ``done``, ``dead`` (some jobs are, and nothing goes on without a retry), ``cancelled``, or
+    ``coming`` while not all of it has reached the broker. Points in time are datetimes in UTC.
     """
 
     id: str
     name: str
     state: str
     jobs: int
-    done: int
-    dead: int
-    cancelled: int
-    created_at: datetime | None = None
-    over_at: datetime | None = None
-    steps: Mapping[str, StepStatus] = field(default_factory=dict)
-
-    @property
-    def fraction(self) -> float:
-        """The share of its jobs that is done, 0 to 1."""
-        return self.done / self.jobs if self.jobs else 1.0
+    created_at: datetime | None
+    over_at: datetime | None
 
     @property
     def is_over(self) -> bool:
@@ -87,10 +77,41 @@ class WorkflowStatus:
         return self.state in ("done", "dead", "cancelled")
 
     @classmethod
+    def from_wire(cls, row: dict[str, Any]) -> "WorkflowSummary":
+        """From a row of ``workflows``."""
+        return cls(**_facts(row), jobs=row["jobs"])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStatus(WorkflowSummary):
+    """A workflow with its steps by name, as the broker told it; ``jobs`` counts those that jobs added as well."""
+
+    steps: Mapping[str, StepStatus]
+
+    @property
+    def done(self) -> int:
+        """How many of its jobs are done."""
+        return sum(step.done for step in self.steps.values())
+
+    @property
+    def dead(self) -> int:
+        """How many of its jobs are dead."""
+        return sum(step.dead for step in self.steps.values())
+
+    @property
+    def cancelled(self) -> int:
+        """How many of its jobs were cancelled."""
+        return sum(step.cancelled for step in self.steps.values())
+
+    @property
+    def fraction(self) -> float:
+        """The share of its jobs that is done, 0 to 1."""
+        return self.done / self.jobs if self.jobs else 1.0
+
+    @classmethod
     def from_wire(cls, row: dict[str, Any]) -> "WorkflowStatus":
-        """From the answer to ``workflow``, or a row of ``workflows``."""
-        told = row.get("steps") or []
-        names = [step["name"] for step in told]
+        """From the answer to ``workflow``."""
+        names = [step["name"] for step in row["steps"]]
         steps = {
             step["name"]: StepStatus(
                 name=step["name"],
@@ -104,21 +125,20 @@ class WorkflowStatus:
                 single=step["single"],
                 jobs=step["jobs"],
             )
-            for step in told
+            for step in row["steps"]
         }
-        several = steps.values()
-        return cls(
-            id=text_of(row["id"]) or "",
-            name=row["name"],
-            state=row["state"],
-            jobs=sum(step.total for step in several) if steps else row["jobs"],
-            done=sum(step.done for step in several) if steps else row.get("done") or 0,
-            dead=sum(step.dead for step in several) if steps else row.get("dead") or 0,
-            cancelled=sum(step.cancelled for step in several) if steps else row.get("cancelled") or 0,
-            created_at=moment(row.get("created")),
-            over_at=moment(row.get("over")),
-            steps=steps,
-        )
+        return cls(**_facts(row), jobs=sum(step.total for step in steps.values()), steps=steps)
+
+
+def _facts(row: dict[str, Any]) -> dict[str, Any]:
+    """What a listing tells as well."""
+    return {
+        "id": text_of(row["id"]) or "",
+        "name": row["name"],
+        "state": row["state"],
+        "created_at": moment(row["created"]),
+        "over_at": moment(row["over"]),
+    }
 
 
 # ---- verbs
@@ -158,7 +178,7 @@ def page(state: str | None, left: float, cursor: Any) -> Verb[Page]:
     """The next page of workflows, newest first."""
 
     def decode(value: Any) -> Page:
-        return Page([WorkflowStatus.from_wire(row) for row in value["workflows"]], value["cursor"])
+        return Page([WorkflowSummary.from_wire(row) for row in value["workflows"]], value["cursor"])
 
     return Verb("ask", "workflows", page_arguments(state, WORKFLOW_STATES, left, cursor), decode)
 

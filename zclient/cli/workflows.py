@@ -33,10 +33,10 @@ def list_workflows(state: str | None, limit: int) -> None:
     with connect() as client:
         found = list(client.workflows(state=state, limit=limit + 1))  # one more tells whether there are more
     if settings().json:
-        output.print_json([_document(one) for one in found[:limit]])
+        output.print_json([asdict(one) for one in found[:limit]])
     elif found:
-        columns = ("id", "name", "state", "jobs", "done", "dead", "created")
-        rows = [(one.id, one.name, one.state, one.jobs, one.done, one.dead, one.created_at) for one in found[:limit]]
+        columns = ("id", "name", "state", "jobs", "created", "over")
+        rows = [(one.id, one.name, one.state, one.jobs, one.created_at, one.over_at) for one in found[:limit]]
         output.print_table(columns, rows)
     else:
         output.print_note("there are none")
@@ -100,10 +100,11 @@ def results(identifier: str, step: str | None, wait: bool) -> None:
 
 
 def _document(status: WorkflowStatus) -> dict[str, Any]:
-    document = asdict(status)
-    if not status.steps:
-        del document["steps"]
-    return document
+    """All of a workflow, with its counters."""
+    counted = {name: getattr(status, name) for name in ("done", "dead", "cancelled")}
+    facts = asdict(status)
+    steps = facts.pop("steps")
+    return {**facts, **counted, "steps": list(steps.values())}
 
 
 # ---- the drawing
