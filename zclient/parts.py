@@ -6,6 +6,7 @@ decides: nothing runs before. Cutting is done once, so that a workflow that is s
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from zclient.composition import Piece, Workflow
@@ -65,9 +66,22 @@ def parts_of(flow: Workflow, identifier: Any = None, *, jobs: int = PART_JOBS) -
     return flow.parts
 
 
-def _cut(flow: Workflow, plan: dict[str, Any], identifier: bytes, most: int) -> Parts:
-    """Parts of at most so many jobs, each closed by the job that brings it over `MESSAGE_BYTES`."""
-    bodies: list[list[Group]] = [[]]
+def _cut(flow: Workflow, plan: dict[str, Any], identifier: bytes, jobs: int) -> Parts:
+    """Few enough parts: of `MESSAGE_BYTES` each if that will do, else of twice as much, and so on."""
+    octets = limits.MESSAGE_BYTES
+    while octets < limits.MAX_BATCH_BYTES:
+        bodies = list(_bodies(flow, plan, identifier, jobs, octets))
+        if len(bodies) <= limits.MAX_PARTS:
+            return Parts(identifier, [(None if part else plan, groups) for part, groups in enumerate(bodies)])
+        octets *= 2
+    raise InvalidArgument(f"workflow {flow.name} is larger than {limits.MAX_PARTS} messages; a batch has no such limit")
+
+
+def _bodies(
+    flow: Workflow, plan: dict[str, Any], identifier: bytes, most: int, most_octets: int
+) -> Iterator[list[Group]]:
+    """The groups of each part: at most so many jobs, closed by the job that brings it over its bytes."""
+    body: list[Group] = []
     jobs = octets = 0
     for place, (named, told) in enumerate(zip(flow, plans.steps_of(plan), strict=True)):
         belongs: dict[str, Any] = {"batch": plans.step_id(identifier, place)}
@@ -76,22 +90,21 @@ def _cut(flow: Workflow, plan: dict[str, Any], identifier: bytes, most: int) -> 
             belongs["on_parent_death"] = told.rule
         number = 0
         for run in named.runs:
-            options = {**run.options, **belongs}
             start = 0
             while start < len(run.payloads):
-                if jobs >= most or octets >= limits.MESSAGE_BYTES:
-                    bodies.append([])
-                    jobs = octets = 0
+                if jobs >= most or octets >= most_octets:
+                    yield body
+                    body, jobs, octets = [], 0, 0
                 end = start
-                while end < len(run.payloads) and jobs < most and octets < limits.MESSAGE_BYTES:
+                while end < len(run.payloads) and jobs < most and octets < most_octets:
                     jobs += 1
                     octets += len(run.payloads[end])
                     end += 1
                 ids = plans.job_ids(identifier, place, number, end - start)
-                bodies[-1].append(Group(run.queue, options, ids, run.payloads[start:end]))
+                body.append(Group(run.queue, {**run.options, **belongs}, ids, run.payloads[start:end]))
                 number += end - start
                 start = end
-    return Parts(identifier, [(plan if not part else None, groups) for part, groups in enumerate(bodies)])
+    yield body
 
 
 class Sending:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from zclient import workflows
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs
+from zclient.verbs import Bulk
 from zclient.workflows import Member, StepStatus, WorkflowStatus
 
 if TYPE_CHECKING:
@@ -55,13 +56,21 @@ class WorkflowHandle:
         """A handle of the step of this name; asks nothing."""
         return StepHandle(self, step)
 
-    def cancel(self, *, timeout: Any = None) -> None:
-        """Cancel all that is not over: what waits is cancelled, what runs is told. The broker goes on with it."""
-        self._client._ask(workflows.cancelled(self.id.encode()), timeout)
+    def cancel(self, *, timeout: Any = None) -> str:
+        """Cancel all that is not over: what waits is cancelled, what runs is told. Returns its state then.
 
-    def retry(self, *, timeout: Any = None) -> None:
-        """Replay all its dead jobs; what waited for them goes on. `NotFound` if none is dead."""
-        self._client._ask(workflows.retried(self.id.encode()), timeout)
+        The broker answers at once and goes on with it in slices; `wait` tells when all of it is over.
+        """
+        state: str = self._client._ask(workflows.cancelled(self.id.encode()), timeout)
+        return state
+
+    def retry(self, *, timeout: Any = None) -> Bulk:
+        """Replay all its dead jobs; what waited for them goes on. ``count`` of the answer is how many they are.
+
+        The broker goes on with it in slices. Raises `NotFound` if no job is dead, `UniqueTaken` if it was cancelled.
+        """
+        bulk: Bulk = self._client._ask(workflows.retried(self.id.encode()), timeout)
+        return bulk
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.id}>"
@@ -136,13 +145,15 @@ class AsyncWorkflowHandle:
         """A handle of the step of this name; asks nothing."""
         return AsyncStepHandle(self, step)
 
-    async def cancel(self, *, timeout: Any = None) -> None:
+    async def cancel(self, *, timeout: Any = None) -> str:
         """Cancel all that is not over; see `WorkflowHandle.cancel`."""
-        await self._client._ask(workflows.cancelled(self.id.encode()), timeout)
+        state: str = await self._client._ask(workflows.cancelled(self.id.encode()), timeout)
+        return state
 
-    async def retry(self, *, timeout: Any = None) -> None:
+    async def retry(self, *, timeout: Any = None) -> Bulk:
         """Replay all its dead jobs; see `WorkflowHandle.retry`."""
-        await self._client._ask(workflows.retried(self.id.encode()), timeout)
+        bulk: Bulk = await self._client._ask(workflows.retried(self.id.encode()), timeout)
+        return bulk
 
     def __repr__(self) -> str:
         return f"<AsyncWorkflowHandle {self.id}>"

@@ -23,7 +23,7 @@ from zclient.jobs import IdRun, IdRuns, decode_payload, id_bytes, moment
 from zclient.protocol import limits, plans
 from zclient.requests import Request
 from zclient.session import Session
-from zclient.verbs import Procedure, Verb, Wait, asking, show
+from zclient.verbs import Bulk, Procedure, Verb, Wait, asking, show
 
 T = TypeVar("T")
 
@@ -157,14 +157,15 @@ def shown(identifier: bytes) -> Verb[WorkflowStatus]:
     return Verb("ask", "workflow", {"id": identifier}, WorkflowStatus.from_wire)
 
 
-def cancelled(identifier: bytes) -> Verb[None]:
-    """Cancel all of a workflow that is not over."""
-    return Verb("order", "cancel_workflow", {"id": identifier}, lambda value: None)
+def cancelled(identifier: bytes) -> Verb[str]:
+    """Cancel all of a workflow that is not over; its state then."""
+    return Verb("order", "cancel_workflow", {"id": identifier}, lambda value: str(value["state"]))
 
 
-def retried(identifier: bytes) -> Verb[None]:
-    """Replay the dead jobs of a workflow."""
-    return Verb("order", "retry_workflow", {"id": identifier}, lambda value: None)
+def retried(identifier: bytes) -> Verb[Bulk]:
+    """Replay the dead jobs of a workflow; how many they are."""
+    arguments = {"id": identifier}
+    return Verb("order", "retry_workflow", arguments, lambda value: Bulk(int(value["dead"]), int(value["work"])))
 
 
 class Page(NamedTuple):

@@ -313,3 +313,13 @@ def test_a_chain_of_links_is_as_flat_as_one_of_all() -> None:
     flat = chain(*(step("q", n) for n in range(5)))
     nested = chain(chain(chain(step("q", 0), step("q", 1)), step("q", 2)), chain(step("q", 3), step("q", 4)))
     assert steps(flat) == steps(nested)
+
+
+def test_large_payloads_make_larger_parts_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_PARTS", 4)
+    flow = group("q", [bytes(200_000)] * 20).workflow()
+    parts = parts_of(flow)
+    sizes = [sum(len(payload) for each in groups for payload in each.payloads) for _, groups in parts.bodies]
+    assert len(sizes) == 4 and max(sizes) < 2 * limits.MESSAGE_BYTES * 4
+    with pytest.raises(InvalidArgument, match="4 messages"):
+        parts_of(group("q", [bytes(1_000_000)] * 100).workflow())

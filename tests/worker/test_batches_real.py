@@ -36,7 +36,7 @@ def worker_of(broker: str, queue: str) -> Worker:
 
     @worker.task(queue + "-told")
     def told(job: Job) -> list[object]:
-        return [job.payload, job.headers["batch"]]
+        return [job.payload, job.headers["batch"], job.priority]
 
     return worker
 
@@ -57,10 +57,9 @@ def test_a_batch_is_filled_closed_and_calls_back_once(broker: str, client: Clien
         status = batch.wait(timeout=WAIT_S)
         assert (status.state, status.done, status.dead, status.cancelled, status.fraction) == ("done", 103, 0, 0, 1.0)
         assert status.is_over and status.over_at is not None and status.fired == ("on_done", "on_settled")
-        for name, payload in (("done", "all done"), ("settled", "settled")):
+        for name, payload, priority in (("done", "all done", 7), ("settled", "settled", 0)):
             callback = client.job(f"{batch.id}.{name}")
-            assert callback.result(timeout=WAIT_S) == [payload, batch.id]
-        assert client.job(f"{batch.id}.done").status().priority == 7
+            assert callback.result(timeout=WAIT_S) == [payload, batch.id, priority]
         assert batch.close().state == "done"
         with pytest.raises(BatchClosed, match="is closed") as caught:
             batch.send(queue, 1)
@@ -75,7 +74,7 @@ def test_deaths_and_what_a_replay_makes_of_them(broker: str, client: Client, que
         )
         dead = batch.send(queue, "no")
         eventually(lambda: batch.status().fired == ("on_death",))
-        assert client.job(f"{batch.id}.death").result(timeout=WAIT_S) == ["x", batch.id]
+        assert client.job(f"{batch.id}.death").result(timeout=WAIT_S) == ["x", batch.id, 0]
         assert batch.status().state == "open"
         batch.send(queue, 4)
         batch.close()
@@ -89,6 +88,7 @@ def test_deaths_and_what_a_replay_makes_of_them(broker: str, client: Client, que
         job = consumer.get(timeout=WAIT_S)
         assert job is not None and batch.status().state == "running"
         job.ack("at last")
+        assert batch.wait(timeout=WAIT_S).fired == ("on_done", "on_settled", "on_death")
         assert client.job(f"{batch.id}.done").status().state == "ready"
     assert [member.value for member in batch.members()] == ["at last", 8]
 
@@ -222,7 +222,7 @@ def test_batches_through_an_async_client(broker: str, queue: str) -> None:
             assert (status.state, status.done) == ("done", 32)
             values = [member.value async for member in batch.members()]
             assert sorted(values) == sorted([2, 4, *(2 * n for n in range(30))])
-            assert await client.job(f"{batch.id}.done").result(timeout=WAIT_S) == ["d", batch.id]
+            assert await client.job(f"{batch.id}.done").result(timeout=WAIT_S) == ["d", batch.id, 0]
             with pytest.raises(KeyError) as caught:
                 async with client.batch("half") as batch:
                     raise KeyError

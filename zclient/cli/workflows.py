@@ -68,8 +68,9 @@ def show(identifier: str) -> None:
 def cancel(identifier: str) -> None:
     """Cancel a whole workflow: what waits is cancelled, and what runs is told."""
     with connect() as client:
-        client.workflow(identifier).cancel()
-    print_done({"id": identifier, "cancelled": True}, f"workflow {identifier} is being cancelled")
+        state = client.workflow(identifier).cancel()
+    text = "is being cancelled" if state == "running" else f"is {state}"
+    print_done({"id": identifier, "state": state}, f"workflow {identifier} {text}")
 
 
 @workflow.command("retry")
@@ -78,8 +79,10 @@ def cancel(identifier: str) -> None:
 def retry(identifier: str) -> None:
     """Replay all dead jobs of a workflow; what waited for them goes on."""
     with connect() as client:
-        client.workflow(identifier).retry()
-    print_done({"id": identifier, "retried": True}, f"the dead jobs of workflow {identifier} are being replayed")
+        bulk = client.workflow(identifier).retry()
+    print_done(
+        {"id": identifier, "dead": bulk.count}, f"dead jobs of workflow {identifier}, being replayed: {bulk.count}"
+    )
 
 
 @workflow.command("results")
