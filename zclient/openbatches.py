@@ -16,9 +16,9 @@ from zclient.jobs import id_bytes, moment, new_id
 from zclient.protocol import plans
 from zclient.session import Session
 from zclient.verbs import Procedure, Verb
-from zclient.workflows import Page, asked, ended, page_arguments
+from zclient.workflows import OVER, Page, asked, ended, page_arguments
 
-BATCH_STATES = ("open", "running", "done", "dead", "cancelled")
+BATCH_STATES = ("open", "running", *OVER)
 CALLBACKS = ("on_done", "on_settled", "on_death")
 
 
@@ -57,7 +57,7 @@ class BatchStatus:
     @property
     def is_over(self) -> bool:
         """Whether it is closed, and all its jobs are done, dead or cancelled."""
-        return self.state in ("done", "dead", "cancelled")
+        return self.state in OVER
 
     @classmethod
     def from_wire(cls, row: dict[str, Any]) -> "BatchStatus":

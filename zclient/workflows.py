@@ -27,7 +27,8 @@ from zclient.verbs import Bulk, Procedure, Verb, Wait, asking, show
 
 T = TypeVar("T")
 
-WORKFLOW_STATES = ("coming", "running", "done", "dead", "cancelled")
+OVER = ("done", "dead", "cancelled")
+WORKFLOW_STATES = ("coming", "running", *OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class StepStatus:
     on_parent_death: str = "wait"
     single: bool = False
     jobs: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done, dead or cancelled."""
+        return self.state in OVER
 
     @property
     def fraction(self) -> float:
@@ -74,7 +80,7 @@ class WorkflowSummary:
     @property
     def is_over(self) -> bool:
         """Whether it is done, dead or cancelled."""
-        return self.state in ("done", "dead", "cancelled")
+        return self.state in OVER
 
     @classmethod
     def from_wire(cls, row: dict[str, Any]) -> "WorkflowSummary":
@@ -277,7 +283,7 @@ def _with_step(
     """Wait until a step of a workflow is over, or all of it, and tell how the workflow is then."""
     while True:
         status = yield from _status(session, identifier, answer_ms)
-        if step_of(status, name).state in ("done", "dead", "cancelled") or status.is_over:
+        if step_of(status, name).is_over or status.is_over:
             return status
         batch = batch_of(status, name)
         yield from ended(session, [batch, identifier], until_ms, f"step {name} of workflow {status.id}")

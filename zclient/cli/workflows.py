@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from zclient.cli import output
-from zclient.cli.common import VerbGroup, client_options, connect, print_done, settings
+from zclient.cli.common import EXIT_FAILED, VerbGroup, client_options, connect, fail, print_done, settings
 from zclient.cli.graph import drawn
-from zclient.workflows import WORKFLOW_STATES, StepStatus, WorkflowStatus
+from zclient.errors import ResultTimeout
+from zclient.workflows import WORKFLOW_STATES, StepStatus, WorkflowStatus, step_of
 
 BAR_CELLS = 10
 _LEAST_NAME = 12
@@ -59,7 +60,8 @@ def show(identifier: str) -> None:
         return
     output.write(drawing(status, get_terminal_size().columns if sys.stdout.isatty() else None))
     if status.state == "dead":
-        output.print_note(f"`zclient workflow retry {status.id}` replays the dead jobs; `cancel` gives it up")
+        told = f"`zclient workflow retry {status.id}` replays the dead jobs"
+        output.print_note(f"{told}; `zclient workflow cancel {status.id}` gives it up")
 
 
 @workflow.command("cancel")
@@ -79,10 +81,8 @@ def cancel(identifier: str) -> None:
 def retry(identifier: str) -> None:
     """Replay all dead jobs of a workflow; what waited for them goes on."""
     with connect() as client:
-        bulk = client.workflow(identifier).retry()
-    print_done(
-        {"id": identifier, "dead": bulk.count}, f"dead jobs of workflow {identifier}, being replayed: {bulk.count}"
-    )
+        dead = client.workflow(identifier).retry().count
+    print_done({"id": identifier, "dead": dead}, f"dead jobs of {identifier} that are being replayed: {dead}")
 
 
 @workflow.command("results")
@@ -96,9 +96,16 @@ def results(identifier: str, step: str | None, wait: bool) -> None:
     with connect(timeout=given.broker_patience) as client:
         deadline = given.deadline()
         run = client.workflow(identifier)
-        run.status()  # tells one that nobody knows, and a broker that is not there, at once
-        timeout = deadline() if wait else 0
-        value = run.results(timeout) if step is None else run.result(step, timeout)
+        status = run.status()  # tells one that nobody knows, and a broker that is not there, at once
+        told = status if step is None else step_of(status, step)
+        if not (wait or told.is_over or status.is_over):
+            what = f"workflow {identifier}" if step is None else f"step {step}"
+            raise fail(f"{what} is {told.state}; --wait waits for its end", EXIT_FAILED)
+        timeout = deadline() if wait else given.patience
+        try:
+            value = run.results(timeout) if step is None else run.result(step, timeout)
+        except ResultTimeout as error:
+            raise fail(f"{error}; the same again waits again", error.exit_code) from None
     output.print_value(value, as_json=given.json or step is None)
 
 
