@@ -56,8 +56,8 @@ class JobOptions(StepOptions, total=False):
     """The options of `send` and `send_many`: those above, and these."""
 
     after: "str | Sequence[Any] | None"
-    """Ids or handles of jobs: it waits until they are done, at most 1,000 of them. They may be finished already, or be
-    sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
+    """Ids or handles of jobs or batches: it waits until they are done, at most 1,000 of them. They may be finished
+    already, or be sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
 
     unique: str | None
     """At most one job of the queue has this text at a time. What becomes of a second one says ``on_conflict``."""

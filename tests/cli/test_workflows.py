@@ -89,6 +89,22 @@ def test_a_workflow_is_drawn() -> None:
     ]
 
 
+def test_the_page_shows_what_is_drawn() -> None:
+    page = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
+    shown = [line[4:] for line in page.splitlines() if "█" in line or "░" in line]
+    drawn = drawing(
+        status(
+            StepStatus("fetch", "done", 10_000, 10_000, 0, 0),
+            StepStatus("thumbnails", "running", 10_000, 9_120, 3, 0, ("fetch",)),
+            StepStatus("texts", "running", 500, 123, 0, 0, ("fetch",)),
+            StepStatus("index", "blocked", 1, 0, 0, 0, ("thumbnails", "texts")),
+            StepStatus("mail", "blocked", 1, 0, 0, 0, ("texts",)),
+        ),
+        None,
+    )
+    assert shown == drawn.splitlines()[2:]
+
+
 def test_a_bar_is_full_when_all_is_done_and_not_before() -> None:
     assert bar(StepStatus("s", "running", 1_000_000, 999_999, 0, 0)) == "█████████░"
     assert bar(StepStatus("s", "done", 3, 3, 0, 0)) == "██████████"

@@ -249,6 +249,17 @@ def test_a_handler_adds_jobs_to_its_own_step(broker: str, client: Client, queue:
         assert sorted(run.results(timeout=WAIT_S)[queue]) == [0] * 8 + [1] * 4 + [2] * 2 + [3]
 
 
+def test_steps_of_a_task_are_made_of_its_own_arguments(tasks: Tasks, queue: str) -> None:
+    made = tasks.double.step_with(name="twice", priority=5, on_parent_death="run")(number=4)
+    assert (made.name, made.rule, made.run.queue) == ("twice", "run", queue + ".double")
+    assert made.run.options == {"priority": 5}
+    assert made.run.payloads == tasks.double.step(4).run.payloads == step("q", {"number": 4}).run.payloads
+    with pytest.raises(InvalidArgument, match="missing"):
+        tasks.double.step()
+    with pytest.raises(InvalidArgument, match="unique"):
+        tasks.double.step_with(unique="u")(4)
+
+
 def test_a_workflow_is_stored_as_a_whole_or_not_at_all(client: Client, queue: str) -> None:
     client.set_queue(queue + ".full", max_jobs=5)
     client.set_queue(queue + ".closed", lease="1m")
