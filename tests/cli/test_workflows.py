@@ -179,6 +179,11 @@ def test_show_list_and_results(call: Zclient, broker: str, queue: str) -> None:
     head, *rows = call("workflow", "list").out.splitlines()
     assert head.split() == ["id", "name", "state", "jobs", "created", "over"]
     assert any(row.startswith(f"{run.id}  nightly  dead") for row in rows)
+    with Client(broker) as client:
+        dead, blocked = client.workflow(run.id)["fetch"].jobs()[0], client.workflow(run.id)["index"].jobs()[0]
+    for job in (dead, blocked):
+        assert re.search(f"^workflow +{run.id}$", call("show", job.id).out, re.MULTILINE)
+        assert told(call("show", job.id, "--json"))["batch"] == job.id[:25]
     for argv in ((), ("index",), ("fetch",), ("index", "--wait")):
         ended = call("workflow", "results", run.id, *argv)
         assert (ended.code, ended.out) == (1, "") and "step fetch of workflow" in ended.err and "no route" in ended.err
@@ -246,7 +251,9 @@ def test_what_cannot_be_ends_with_its_code(call: Zclient, argv: tuple[str, ...],
 def test_batches_are_shown_listed_and_closed(call: Zclient, broker: str, queue: str) -> None:
     with Client(broker) as client:
         batch = client.batch("import", on_done=step(queue + ".done"), on_death=step(queue + ".dead"))
-        batch.send(queue, 1)
+        job = batch.send(queue, 1)
+        assert (job.status().batch, job.status().workflow) == (batch.id, None)
+    assert re.search(f"^batch +{batch.id}$", call("show", job.id).out, re.MULTILINE)
     lines = call("batch", "show", batch.id).out.splitlines()
     assert [line.split()[:2] for line in lines[:5]] == [
         ["id", batch.id],
@@ -258,9 +265,9 @@ def test_batches_are_shown_listed_and_closed(call: Zclient, broker: str, queue: 
     assert lines[-2:] == [f"on_done   to {queue}.done", f"on_death  to {queue}.dead"]
     assert call("batch", "close", batch.id).out == f"batch {batch.id} is closed, and running\n"
     with Consumer(broker, queue) as consumer:
-        job = consumer.get(timeout=WAIT_S)
-        assert job is not None
-        job.ack()
+        taken = consumer.get(timeout=WAIT_S)
+        assert taken is not None
+        taken.ack()
         with Client(broker) as client:
             client.batch(id=batch.id).wait(timeout=WAIT_S)
     document = told(call("batch", "show", batch.id, "--json"))
