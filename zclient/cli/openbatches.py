@@ -20,7 +20,10 @@ def batch() -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
 @client_options
 def list_batches(state: str | None, limit: int) -> None:
-    """List batches, the newest first; steps of workflows are not among them."""
+    """List batches, the newest first.
+
+    Steps of workflows are batches too, and not among them.
+    """
     with connect() as client:
         found = list(client.batches(state=state, limit=limit + 1))  # one more tells whether there are more
     if settings().json:
@@ -65,7 +68,10 @@ def show(identifier: str) -> None:
 @click.argument("identifier", metavar="ID")
 @client_options
 def close(identifier: str) -> None:
-    """Close a batch: it takes no more jobs, but for those that its own jobs add."""
+    """Close a batch: it takes no more jobs.
+
+    But for those that its own jobs add.
+    """
     with connect() as client:
         status = client.batch(id=identifier).close()
     print_done(asdict(status), f"batch {identifier} is closed, and {status.state}")

@@ -68,7 +68,10 @@ def show(identifier: str) -> None:
 @click.argument("identifier", metavar="ID")
 @client_options
 def cancel(identifier: str) -> None:
-    """Cancel a whole workflow: what waits is cancelled, and what runs is told."""
+    """Cancel a whole workflow.
+
+    What waits is cancelled, and what runs is told.
+    """
     with connect() as client:
         state = client.workflow(identifier).cancel()
     text = "is being cancelled" if state == "running" else f"is {state}"
@@ -79,7 +82,10 @@ def cancel(identifier: str) -> None:
 @click.argument("identifier", metavar="ID")
 @client_options
 def retry(identifier: str) -> None:
-    """Replay all dead jobs of a workflow; what waited for them goes on."""
+    """Replay all dead jobs of a workflow.
+
+    What waited for them goes on; what is done is not done again.
+    """
     with connect() as client:
         dead = client.workflow(identifier).retry().count
     print_done({"id": identifier, "dead": dead}, f"dead jobs of {identifier} that are being replayed: {dead}")
@@ -91,7 +97,10 @@ def retry(identifier: str) -> None:
 @click.option("--wait", is_flag=True, help="Wait until it is over.")
 @client_options
 def results(identifier: str, step: str | None, wait: bool) -> None:
-    """Print what the steps of a workflow returned, as a map in JSON; of STEP alone, as `zclient result` does."""
+    """Print what the steps of a workflow returned.
+
+    As a map in JSON; of STEP alone, as `zclient result` does.
+    """
     given = settings()
     with connect(timeout=given.broker_patience) as client:
         deadline = given.deadline()
