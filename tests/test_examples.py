@@ -177,6 +177,33 @@ def test_dependencies(endpoint: str) -> None:
     ]
 
 
+def test_workflow(endpoint: str) -> None:
+    assert example("workflow.py", endpoint) == [
+        "the site: 3 pages, 12 words, 'queue' most often",
+        "  fetch: done, 3 of 3, after []",
+        "  words: done, 1 of 1, after ['fetch']",
+        "  report: done, 1 of 1, after ['fetch', 'words']",
+        "a chain: {'download': 1, 'echo': 2, 'echo-2': 1}",
+        "and cancelled as a whole: cancelled",
+        "the whole is dead and the callback blocked",
+        "step download: there is no /jobs",
+        "after a retry: {'welcome': 1, 'to': 1, 'the': 1, 'queue': 1, 'three': 1, 'open': 1, 'jobs': 1, "
+        "'nothing': 1, 'new': 1}",
+    ]
+
+
+def test_batches(endpoint: str) -> None:
+    assert example("batches.py", endpoint) == [
+        "while it is open: 3 jobs, open",
+        "at its end: 8 jobs, dead",
+        "on_settled: pictures has 7 done, 1 dead of 8",
+        "callbacks: on_death on_settled",
+        "on_done: pictures has 8 done, 0 dead of 8",
+        "A.JPG B.JPG C.JPG D.PNG X.JPG Y.JPG",
+        "on_done: nothing has 0 done, 0 dead of 0",
+    ]
+
+
 def test_unique(endpoint: str) -> None:
     assert example("unique.py", endpoint) == [
         "the same job: True True",

@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zclient.batchhandles import AsyncBatchHandle, BatchHandle
 from zclient.blocking import Client
+from zclient.composition import NamedStep, Piece, Step, Workflow, chain, chord, group, step
 from zclient.errors import (
     AnswerTimeout,
+    BatchClosed,
     BatchTooLarge,
     BrokerUnreachable,
     CannotListen,
@@ -24,9 +27,11 @@ from zclient.errors import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    TooManyBatches,
     TooManyPeers,
     TooManyQueues,
     UniqueTaken,
+    UnknownBatch,
     UnknownParent,
     UnsupportedVersion,
     WrongBroker,
@@ -34,16 +39,25 @@ from zclient.errors import (
 )
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
+from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
 from zclient.verbs import Bulk, PolicyValue, Why
+from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
+from zclient.workflows import Member, StepStatus, WorkflowStatus, WorkflowSummary
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
 
 __all__ = [
     "AnswerTimeout",
+    "AsyncBatchHandle",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncStepHandle",
+    "AsyncWorkflowHandle",
+    "BatchClosed",
+    "BatchHandle",
+    "BatchStatus",
     "BatchTooLarge",
     "BrokerUnreachable",
     "Bulk",
@@ -60,9 +74,12 @@ __all__ = [
     "JobStatus",
     "Jobs",
     "LeaseLost",
+    "Member",
+    "NamedStep",
     "NotFound",
     "OutcomeUnknown",
     "PayloadTooLarge",
+    "Piece",
     "PolicyValue",
     "Progress",
     "ProtocolFault",
@@ -72,14 +89,27 @@ __all__ = [
     "ResultExpired",
     "ResultTimeout",
     "Schedule",
+    "Step",
+    "StepHandle",
+    "StepStatus",
+    "TooManyBatches",
     "TooManyPeers",
     "TooManyQueues",
     "UniqueTaken",
+    "UnknownBatch",
     "UnknownParent",
     "UnsupportedVersion",
     "Why",
+    "Workflow",
+    "WorkflowHandle",
+    "WorkflowStatus",
+    "WorkflowSummary",
     "WrongBroker",
     "ZError",
+    "chain",
+    "chord",
+    "group",
+    "step",
 ]
 
 

@@ -8,15 +8,17 @@ child, the next call opens a new connection under a new incarnation.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from zclient import schedules, verbs
 from zclient.aioengine import AsyncEngine
+from zclient.aioflows import AsyncFlows
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
+from zclient.engine import Begin
 from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
@@ -30,7 +32,7 @@ CANCEL_S = 1.0
 """How long a call that timed out tries to have its job cancelled."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncFlows):
     """As `Client`, for asyncio. ``async with`` closes it; otherwise await `close`."""
 
     def __init__(
@@ -54,11 +56,12 @@ class AsyncClient:
         payload: Any = None,
         *,
         id: str | None = None,
+        batch: Any = None,
         timeout: Duration | None = None,
         **options: Unpack[JobOptions],
     ) -> AsyncJobHandle:
         """Send a job; returns when the broker has it on disk. Raises as `Client.send`."""
-        group = one_job(queue, payload, id, wire_options(**options))
+        group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         timeout_ms = self._config.timeout(timeout)
         instead = await self._living().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
@@ -75,6 +78,17 @@ class AsyncClient:
         **options: Unpack[JobOptions],
     ) -> Jobs[AsyncJobHandle]:
         """Send a job for each payload, which may come from an async iterable; see `Client.send_many`."""
+        return await self._send_many(queue, payloads, options, timeout, batch, progress)
+
+    async def _send_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any] | AsyncIterable[Any],
+        options: Mapping[str, Any],
+        timeout: Duration | None,
+        batch: int,
+        progress: Callable[[int], Any] | None,
+    ) -> Jobs[AsyncJobHandle]:
         name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, feed = self._config.timeout(timeout), _feeder(payloads)
         ids = await self._living().run(
@@ -327,7 +341,10 @@ class AsyncClient:
 
     async def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
         timeout_ms = self._config.timeout(timeout)
-        return await self._living().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+        return await self._run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+
+    async def _run(self, begin: Begin[T]) -> T:
+        return await self._living().run(begin)
 
     def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
         return AsyncJobHandle(self, identifier, existing)

@@ -7,7 +7,7 @@ incarnation, so clients and handles made before the fork go on working in both p
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -15,8 +15,9 @@ from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
-from zclient.engine import Engine
+from zclient.engine import Begin, Engine
 from zclient.errors import ClosedError, ResultTimeout, ZError
+from zclient.flows import Flows
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
@@ -29,7 +30,7 @@ CANCEL_S = 1.0
 """How long a call that timed out tries to have its job cancelled."""
 
 
-class Client:
+class Client(Flows):
     """A producer's connection to a broker. Several endpoints are addresses of one broker.
 
     ``timeout`` bounds every call that does not say otherwise. Nothing is sent before the first call. ``transport``
@@ -57,6 +58,7 @@ class Client:
         payload: Any = None,
         *,
         id: str | None = None,
+        batch: Any = None,
         timeout: Duration | None = None,
         **options: Unpack[JobOptions],
     ) -> JobHandle:
@@ -69,8 +71,9 @@ class Client:
 
         The same job under the same ``id`` is stored once. `JobOptions` tells what the other options mean. Where the
         job's unique text was taken, and the first job is to stay, the handle is of that one, and says `existing`.
+        ``batch``: the batch that it belongs to, by handle or id.
         """
-        group = one_job(queue, payload, id, wire_options(**options))
+        group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         timeout_ms = self._config.timeout(timeout)
         instead = self._engine().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
@@ -92,6 +95,17 @@ class Client:
         bounded however many there are. On an error ``confirmed`` and ``unknown`` of the exception name the jobs that
         are stored and those that may be; no other is. The options are for each job, as in `send`.
         """
+        return self._send_many(queue, payloads, options, timeout, batch, progress)
+
+    def _send_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any],
+        options: Mapping[str, Any],
+        timeout: Duration | None,
+        batch: int,
+        progress: Callable[[int], Any] | None,
+    ) -> Jobs[JobHandle]:
         name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, chunks = self._config.timeout(timeout), Chunks(payloads)
         ids = self._engine().run(
@@ -363,7 +377,10 @@ class Client:
 
     def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
         timeout_ms = self._config.timeout(timeout)
-        return self._engine().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+        return self._run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+
+    def _run(self, begin: Begin[T]) -> T:
+        return self._engine().run(begin)
 
     def _handle(self, identifier: str, existing: bool = False, /) -> JobHandle:
         return JobHandle(self, identifier, existing)

@@ -119,6 +119,24 @@ class UnknownParent(Refused):
     code = "unknown_parent"
 
 
+class UnknownBatch(Refused):
+    """A job is to belong to a batch that nobody has opened, or that is kept no longer. ``details["id"]`` names it."""
+
+    code = "unknown_batch"
+
+
+class BatchClosed(Refused):
+    """The batch takes no more jobs, but for those that its own jobs add. ``details["id"]`` names it."""
+
+    code = "batch_closed"
+
+
+class TooManyBatches(Refused):
+    """The broker has as many batches and workflows as it may."""
+
+    code = "too_many_batches"
+
+
 class QueueClosed(Refused):
     """The queue, or the whole broker, takes no new jobs: it is being drained or stopped."""
 
@@ -255,6 +273,9 @@ _BY_CODE: dict[str, type[ZError]] = {
         UniqueTaken,
         QueueClosed,
         UnknownParent,
+        UnknownBatch,
+        BatchClosed,
+        TooManyBatches,
         TooManyPeers,
         TooManyQueues,
         UnsupportedVersion,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from zclient.jobs import IdRuns, decode_payload, moment
 from zclient.options import written_options
+from zclient.protocol import plans
 
 if TYPE_CHECKING:
     from zclient.aio import AsyncClient
@@ -43,7 +44,8 @@ class JobStatus:
 
     ``attempts`` counts its runs, ``attempt_log`` tells of those that failed, oldest first, each a map with the error,
     worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed. It does not begin after
-    ``expires_at``. ``options`` are the other options that it was sent with, as people write them.
+    ``expires_at``. ``options`` are the other options that it was sent with, as people write them. ``batch`` is the
+    batch that it belongs to, told until it is finished; in a workflow that is its step.
     """
 
     id: str
@@ -66,6 +68,7 @@ class JobStatus:
     attempt_log: list[dict[str, Any]] = field(default_factory=list)
     cancel_requested: bool = False
     progress: Progress | None = None
+    batch: str | None = None
     payload_bytes: bytes | None = field(default=None, repr=False)
     result_bytes: bytes | None = field(default=None, repr=False)
 
@@ -78,6 +81,12 @@ class JobStatus:
     def result(self) -> Any:
         """What the job returned, if it is done and the broker still keeps it; else None."""
         return None if self.result_bytes is None else decode_payload(self.result_bytes)
+
+    @property
+    def workflow(self) -> str | None:
+        """The id of the workflow that it belongs to, told until it is finished."""
+        batch = (self.batch or "").encode()
+        return plans.workflow_of(batch).decode() if plans.is_step_id(batch) else None
 
     @property
     def is_over(self) -> bool:
@@ -108,6 +117,7 @@ class JobStatus:
             attempt_log=list(row.get("attempts") or ()),
             cancel_requested=bool(row.get("cancel_requested")),
             progress=Progress.from_wire(row["progress"]) if row.get("progress") else None,
+            batch=text_of(row.get("batch")),
             payload_bytes=row.get("payload"),
             result_bytes=row.get("result"),
         )

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from zclient.config import Duration, Headers, Moment
 
 
-class JobOptions(TypedDict, total=False):
-    """The options of `send` and `send_many`. What is left out or None is decided by the task, the queue, the broker."""
+class StepOptions(TypedDict, total=False):
+    """The options of a step of a workflow. What is left out or None is decided by the task, the queue, the broker."""
 
     priority: int | None
     """-100 to 100: of the jobs of a queue that are ready, those of a higher number are served first. 0 if not said."""
@@ -44,13 +44,20 @@ class JobOptions(TypedDict, total=False):
     backoff_jitter: float | None
     """The share of each wait, 0 to 1, that chance may take off, so that jobs that failed together do not return so."""
 
-    after: "str | Sequence[Any] | None"
-    """Ids or handles of jobs: it waits until they are done, at most 1,000 of them. They may be finished already, or be
-    sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
-
     on_parent_death: str | None
-    """When one of them is dead or cancelled: ``cancel`` this job too, if not said; ``run`` it all the same; or ``wait``
-    until it is replayed and done."""
+    """When one that it is after is dead or cancelled: ``cancel`` this job too, if not said; ``run`` it all the same; or
+    ``wait`` until it is replayed and done. A step of a workflow waits if not said."""
+
+    headers: Headers | None
+    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""
+
+
+class JobOptions(StepOptions, total=False):
+    """The options of `send` and `send_many`: those above, and these."""
+
+    after: "str | Sequence[Any] | None"
+    """Ids or handles of jobs or batches: it waits until they are done, at most 1,000 of them. They may be finished
+    already, or be sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
 
     unique: str | None
     """At most one job of the queue has this text at a time. What becomes of a second one says ``on_conflict``."""
@@ -63,6 +70,3 @@ class JobOptions(TypedDict, total=False):
     """``existing``, if not said: the second job is not stored, and the caller gets the handle of the first.
     ``replace``: the second takes the place of the first, which is cancelled; if it runs, its worker is told to end it.
     ``debounce``: likewise, but one that runs goes on."""
-
-    headers: Headers | None
-    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""

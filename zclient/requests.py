@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from zclient.errors import ZError
+from zclient.errors import AnswerTimeout, OutcomeUnknown, ZError
 from zclient.protocol import messages as m
 
 PUT, SETTLE, EXTEND, ASK, ORDER = "put", "settle", "extend", "ask", "order"
+WORKFLOW = "workflow"
 WATCH, CHANGE = "watch", "change"
 
 
@@ -54,7 +55,7 @@ class Request:
     @property
     def is_batch(self) -> bool:
         """Whether its number is one that the broker remembers: it then holds ``low`` down until it is answered."""
-        return self.kind is PUT or self.kind is ORDER
+        return self.kind is PUT or self.kind is ORDER or self.kind is WORKFLOW
 
     def on_done(self, callback: Callable[["Request"], None]) -> None:
         """Have ``callback`` called with this request when it ends; at once if it has. It must not raise or block."""
@@ -79,17 +80,23 @@ class Request:
         for callback in callbacks:
             callback(self)
 
-    def job_ids(self) -> tuple[str, ...]:
-        """The ids of the jobs that a PUT carries; nothing for other kinds."""
-        if self.kind is not PUT:
-            return ()
-        return tuple(identifier.decode(errors="replace") for group in self.body[0] for identifier in group.ids)
+    def unanswered(self, text: str = "") -> ZError:
+        """The error of one that left, and of which nobody knows what became: it names what may be stored."""
+        if self.kind is PUT:
+            ids = [identifier for group in self.body[0] for identifier in group.ids]
+        elif self.kind is WORKFLOW:
+            ids = [self.body[0]]
+        else:
+            return AnswerTimeout(text)
+        return OutcomeUnknown(text, ids=tuple(identifier.decode(errors="replace") for identifier in ids))
 
     def message(self, low: int) -> m.Message:
         """The message that says it, with ``low`` as it is now. Not for a WATCH, which travels with others."""
         kind = self.kind
         if kind is PUT:
             return m.Put(self.number, low, *self.body)
+        if kind is WORKFLOW:
+            return m.Workflow(self.number, low, *self.body)
         if kind is SETTLE:
             return m.Settle(self.number, *self.body)
         if kind is ORDER:
@@ -123,7 +130,7 @@ class Numbers:
             request.number = 0
 
     def low(self, number: int) -> int:
-        """The oldest number of an unanswered PUT or ORDER, or ``number``. Each number is stepped over once."""
+        """The oldest number of an unanswered batch, or ``number``. Each number is stepped over once."""
         low = self._oldest
         unanswered = self.unanswered
         while low < number:

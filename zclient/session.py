@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zclient.errors import (
-    AnswerTimeout,
     BrokerUnreachable,
     OutcomeUnknown,
     ProtocolFault,
@@ -24,7 +23,7 @@ from zclient.errors import (
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
-from zclient.requests import ASK, EXTEND, ORDER, PUT, SETTLE, WATCH, Numbers, Request
+from zclient.requests import ASK, EXTEND, ORDER, PUT, SETTLE, WATCH, WORKFLOW, Numbers, Request
 from zclient.watches import Follower, Watches
 
 TICK_MS = 1000
@@ -177,6 +176,10 @@ class Session:
         """Store these jobs, all or none. One number a call: it is the unit of refusal."""
         return self._queue(Request(PUT, (groups,)))
 
+    def workflow(self, body: tuple[Any, ...]) -> Request:
+        """Store a part of a workflow: its id, the part, of how many, the plan, groups; as `Workflow` of the wire."""
+        return self._queue(Request(WORKFLOW, body))
+
     def order(self, verb: str, arguments: dict[str, Any], now: float) -> Request:
         """Change something, once."""
         return self._queue(Request(ORDER, (verb, arguments)))
@@ -239,10 +242,8 @@ class Session:
         self._numbers.unanswered.pop(request.number, None)
         if not request.sent:
             request.finish(None, self.unreachable())
-        elif request.kind is PUT:
-            request.finish(None, OutcomeUnknown(ids=request.job_ids()))
         else:
-            request.finish(None, AnswerTimeout())
+            request.finish(None, request.unanswered())
 
     def unreachable(self) -> ZError:
         """Why nothing can be sent: the broker's refusal to have this peer, or that it was not reached."""
@@ -457,9 +458,7 @@ class Session:
         if error is None and request.is_batch:
             self._confirmed = True
         elif isinstance(error, OutcomeUnknown):
-            error = (
-                OutcomeUnknown(str(error), ids=request.job_ids()) if request.kind is PUT else AnswerTimeout(str(error))
-            )
+            error = request.unanswered(str(error))
         request.finish(value, error)
 
     def _on_finished(self, finished: m.Finished, now: float) -> bool:

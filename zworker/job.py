@@ -15,9 +15,12 @@ from zclient.durations import duration_ms, parse_duration
 from zclient.errors import BatchTooLarge, InvalidArgument, LeaseLost
 from zclient.joboptions import JobOptions
 from zclient.jobs import decode_payload, encode_payload, wire_options
+from zclient.openbatches import BatchStatus
+from zclient.protocol import plans
 from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_PROGRESS_CHARS
 from zclient.protocol.messages import Group, Outcome
 from zclient.protocol.record import header_of, payload_of
+from zworker.inputs import Inputs, inputs_of
 from zworker.outcomes import Cancelled, cut_text, error_map, wait_ms
 
 _ACK = int(Outcome.ACK)
@@ -66,10 +69,14 @@ class Delivery:
 
 
 class Parent(NamedTuple):
-    """A job that another waited for: how it ended (``done``, ``dead``, ``cancelled``), and its result."""
+    """A job or batch that another waited for: how it ended (``done``, ``dead``, ``cancelled``), and its result.
+
+    Of a batch ``batch`` tells the counters, and there is no result.
+    """
 
     state: str
     result_bytes: bytes | None
+    batch: BatchStatus | None = None
 
     @property
     def result(self) -> Any:
@@ -184,6 +191,18 @@ class Job:
         return self._options.get("unique")
 
     @property
+    def batch(self) -> str | None:
+        """The id of the batch that it belongs to, if there is one; in a workflow that is its step."""
+        batch = self._options.get("batch")
+        return None if batch is None else str(batch.decode())
+
+    @property
+    def workflow(self) -> str | None:
+        """The id of the workflow that it belongs to, if there is one."""
+        batch = self._options.get("batch", b"")
+        return plans.workflow_of(batch).decode() if plans.is_step_id(batch) else None
+
+    @property
     def _options(self) -> dict[str, Any]:
         return header_of(self._record).options
 
@@ -212,15 +231,24 @@ class Job:
         if not self.is_settled and not self.lease_lost:
             self._delivery.owner.progress(self, *told)
 
-    def send(self, queue: str, payload: Any = None, *, id: str | None = None, **options: Unpack[JobOptions]) -> str:
+    def send(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        batch: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> str:
         """Send a job in the commit of this one's ack: both are on disk then, or neither. Returns its id.
 
         A run that fails, or whose lease is lost, sends nothing. If the broker refuses what was sent (a full queue,
         say), this job is not done either: it is tried again, with that error. ``options`` are those of
-        `zclient.Client.send`. Raises `InvalidArgument` for what cannot be sent, for more than 1,000 jobs, or once this
-        job is settled; `BatchTooLarge` for more than 16 MiB in all.
+        `zclient.Client.send`; ``batch=job.batch`` adds it to this job's own batch, which may be closed for others.
+        Raises `InvalidArgument` for what cannot be sent, for more than 1,000 jobs, or once this job is settled;
+        `BatchTooLarge` for more than 16 MiB in all.
         """
-        group = one_job(queue, payload, id, wire_options(**options))
+        group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         size = len(group.payloads[0])
         if self.is_settled:
             raise self._settled_twice()
@@ -243,9 +271,22 @@ class Job:
         while start is not None:
             answer = self._delivery.owner.ask("parents", {"id": self.identifier, "start": start}, timeout)
             for row in answer["parents"]:
-                found[row["id"].decode()] = Parent(row["state"], row["result"])
+                counted = row.get("batch")
+                batch = BatchStatus.from_wire(counted) if counted is not None else None
+                found[row["id"].decode()] = Parent(row["state"], row["result"], batch)
             start = answer["next"]
         return found
+
+    def inputs(self, timeout: float = 10.0) -> Inputs:
+        """What the steps that its own step is after returned, by their names: see `Inputs`. None outside a workflow.
+
+        It asks the broker, now and when the results are looked at; each answer takes at most ``timeout`` seconds. In a
+        coroutine use `asyncio.to_thread` for both. Raises `AnswerTimeout`.
+        """
+        ask = self._delivery.owner.ask
+        return inputs_of(
+            self._options.get("batch", b""), lambda verb: verb.decode(ask(verb.name, verb.arguments, timeout))
+        )
 
     # ---- seeing that the run should end: for a plain function, or a consumer's loop
 

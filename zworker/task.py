@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
+from zclient.composition import Step
+from zclient.composition import step as piece
 from zclient.config import Duration
 from zclient.durations import duration_ms
 from zclient.errors import InvalidArgument
@@ -124,6 +126,21 @@ class Task(Generic[P, R]):
             return self._client().send(self.queue, self.payload(*args, **kwargs), **options)
 
         return send
+
+    def step(self, *args: P.args, **kwargs: P.kwargs) -> Step:
+        """A step of a workflow with these arguments, for `zclient.chain`, `group`, `chord` and `Workflow`.
+
+        It is a piece: nothing is sent. Raises `InvalidArgument` for arguments that do not fit the function.
+        """
+        return piece(self.queue, self.payload(*args, **kwargs))
+
+    def step_with(self, **options: Any) -> Callable[P, Step]:
+        """``step`` with a name and options, such as ``task.step_with(name="mail", priority=5)("ada@example.org")``."""
+
+        def step(*args: P.args, **kwargs: P.kwargs) -> Step:
+            return piece(self.queue, self.payload(*args, **kwargs), **options)
+
+        return step
 
     def payload(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The payload that gives the function these arguments, for `zclient.Client.send_many` and the like."""

@@ -36,6 +36,8 @@ def live(state: State, found: Found) -> Row:
         "cancel_requested": change.cancel,
         **_past(change),
     }
+    if "batch" in options:
+        row["batch"] = options["batch"]
     if delivery is not None:
         row["attempt"] = change.runs + 1
         row["worker"] = delivery.peer.name

@@ -77,6 +77,8 @@ def print_job(job: JobStatus) -> None:
             "priority": job.priority or None,
             "key": job.key,
             "unique": job.unique,
+            "workflow": job.workflow,
+            "batch": job.batch if job.workflow is None else None,
             "progress": _progress(job, now),
             "created": job.created_at,
             "due": job.due_at,

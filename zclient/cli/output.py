@@ -102,6 +102,12 @@ def _paint(text: str, **style: Any) -> str:
 # ---- text for people
 
 
+def state(name: str, width: int = 0) -> str:
+    """A state in its colour, if there is any, in so many characters at least."""
+    colour = _STATE_COLOURS.get(name)
+    return name.ljust(width) if colour is None else _paint(name, fg=colour) + " " * (width - len(name))
+
+
 def plain(value: Any) -> str:
     """One line of printable text: None as ``-``, structures as JSON, control characters escaped."""
     if value is None or value == "":

@@ -50,6 +50,21 @@ def is_step_id(identifier: bytes) -> bool:
     return len(identifier) == STEP_ID_BYTES and _WORKFLOW_ID.match(identifier) is not None
 
 
+def workflow_of(step: bytes) -> bytes:
+    """The workflow of the batch that is a step."""
+    return step[: limits.WORKFLOW_ID_BYTES]
+
+
+def place_of(step: bytes) -> int:
+    """The place in the plan of the batch that is a step."""
+    return int(step[limits.WORKFLOW_ID_BYTES :], 16)
+
+
+def job_id(step: bytes, number: int) -> bytes:
+    """The id of a job of the batch that is a step, as it came with its workflow."""
+    return b"%b%07x" % (step, number)
+
+
 def job_ids(workflow: bytes, step: int, first: int, jobs: int) -> list[bytes]:
     """The ids of so many jobs of a step, from the one of this number on. They sort as their numbers do."""
     return [b"%b%03x%07x" % (workflow, step, n) for n in range(first, first + jobs)]
