@@ -9,8 +9,24 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from zbroker import limits
-from zbroker.core import dead, dispatch, edges, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core import (
+    dead,
+    dispatch,
+    edges,
+    history,
+    kept,
+    leave,
+    orders,
+    peers,
+    queries,
+    recovery,
+    rows,
+    settle,
+    tails,
+    timers,
+)
 from zbroker.core.entities import Peer
+from zbroker.core.publish import publish
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import Notice, Settings, State
@@ -126,6 +142,14 @@ class Core:
                     answer = orders.order(state, message.verb, message.arguments)
                     peers.applied(state, peer, message.number, answer)
                 state.tick.send(route, m.Answer(message.number, answer))
+            case m.Publish():
+                seen, answer = peers.seen_before(state, peer, message.number, message.low)
+                if not seen:
+                    answer = publish(state, message)
+                    peers.applied(state, peer, message.number, answer)
+                state.tick.send(route, m.Answer(message.number, answer))
+            case m.Tail():
+                state.tick.send(route, m.Answer(message.number, tails.tail(state, peer, message)))
             case m.Goodbye():
                 peers.goodbye(state, peer)
             case _:
@@ -197,6 +221,8 @@ class Core:
         for queue in state.touched:
             meta[rows.META_QUEUE + queue.name.encode()] = rows.pack(queue.row())
         state.touched.clear()
+        if state.topics.touched:
+            kept.write_rows(state)
         peers.write_batches(state)
         if tick.has_rows:
             meta[rows.META_TICK] = rows.number8(tick.number)

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import dead, history, rows, schedules, waiting
+from zbroker.core import bindings, dead, history, kept, rows, schedules, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
@@ -281,6 +281,10 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "run_schedule": schedules.run_now,
     "pause_schedule": schedules.pause,
     "resume_schedule": schedules.resume,
+    "bind": bindings.bind,
+    "unbind": bindings.unbind,
+    "keep_topic": kept.keep,
+    "forget_topic": kept.forget,
     "cancel": cancel,
     "purge": purge,
     "pause": pause,

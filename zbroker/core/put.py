@@ -33,9 +33,9 @@ Instead = list[tuple[bytes, bytes]]
 """Ids that were sent and not stored, each with the job that has their unique text."""
 
 
-def put(state: State, message: Put) -> dict[str, Instead] | None:
+def put(state: State, message: Put, most_bytes: int = wire.MAX_BATCH_BYTES) -> dict[str, Instead] | None:
     """Store every job of the PUT in this tick; raises `Refusal` and stores none. Returns what is no plain OK."""
-    plans = judge(state, message.groups)
+    plans = judge(state, message.groups, most_bytes)
     known = existing(state, message.groups)
     groups = [without(group, known) for group in message.groups] if known else message.groups
     refuse_if_full(state, groups, plans)
@@ -54,11 +54,16 @@ def put(state: State, message: Put) -> dict[str, Instead] | None:
 # ---- judging
 
 
-def judge(state: State, groups: list[Group]) -> list[Plan]:
+def refuse_for_now(state: State) -> None:
+    """Raises `Refusal` while no jobs are taken at all."""
     if state.disk_low:
         raise Refusal("disk_full", "the broker's disk is below its floor of free space", retry_after_ms=1000)
     if not state.history.complete:
         raise Refusal("busy", "the broker is still reading which jobs are finished", retry_after_ms=200)
+
+
+def judge(state: State, groups: list[Group], most_bytes: int = wire.MAX_BATCH_BYTES) -> list[Plan]:
+    refuse_for_now(state)
     jobs = sum(len(group.ids) for group in groups)
     if jobs > wire.MAX_BATCH_JOBS:
         raise Refusal("batch_too_large", f"{jobs} jobs in one batch; at most {wire.MAX_BATCH_JOBS}")
@@ -69,10 +74,10 @@ def judge(state: State, groups: list[Group]) -> list[Plan]:
             f"a payload of {largest} bytes; at most {state.settings.max_payload}",
             limit=state.settings.max_payload,
         )
-    if largest * jobs > wire.MAX_BATCH_BYTES:
+    if largest * jobs > most_bytes:
         size = sum(sum(map(len, group.payloads)) for group in groups)
-        if size > wire.MAX_BATCH_BYTES:
-            raise Refusal("batch_too_large", f"{size} payload bytes in one batch; at most {wire.MAX_BATCH_BYTES}")
+        if size > most_bytes:
+            raise Refusal("batch_too_large", f"{size} payload bytes in one batch; at most {most_bytes}")
     if jobs > 1 and len({identifier for group in groups for identifier in group.ids}) != jobs:
         raise Refusal("invalid", "the same id stands twice in one batch")
     return [judge_group(state, group) for group in groups]

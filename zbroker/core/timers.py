@@ -3,7 +3,7 @@
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import history, leave, peers, rows, schedules, unique, waiting
+from zbroker.core import history, kept, leave, peers, rows, schedules, unique, waiting
 from zbroker.core.entities import NEVER, Delivery, expiry_of, place_of
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -95,6 +95,7 @@ _KINDS = {
     rows.TIMER_EXPIRY: _expire,
     rows.TIMER_UNIQUE: _lapse,
     rows.TIMER_SCHEDULE: schedules.fire,
+    rows.TIMER_TOPIC: kept.fire,
 }
 
 
