@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from zbroker import limits
+from zbroker.check_topics import topic_faults
 from zbroker.core import rows
 from zbroker.core.schedules import Schedule
 from zbroker.core.states import COUNTED, WAITING, State
@@ -78,6 +79,8 @@ class _Check:
         self._read_ready()
         self._read_timers()
         self._read_schedules()
+        for text in topic_faults(self._store, self._queues):
+            self._report.fault(text)
         self._read_dead()
         self._read_texts()
         self._read_heads()
@@ -146,6 +149,8 @@ class _Check:
             timer = rows.TimerRow(*rows.unpack(value))
             if kind == rows.TIMER_SCHEDULE:
                 self._looked_at.add(timer.key)
+                continue
+            if kind == rows.TIMER_TOPIC:
                 continue
             for identifier, record, change in self._read(timer.ids) if kind != rows.TIMER_UNIQUE else ():
                 if record is None or identifier in self._leased:
@@ -321,7 +326,8 @@ class _Check:
         for name, state in self._jobs:
             if state not in COUNTED:
                 report.fault(f"queue {name}: live jobs in the state {state}")
-        purging = next(self._store.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)), None)
+        works = self._store.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK))
+        purging = next((work for _, work in works if rows.unpack(work)[0] == "purge"), None)
         if self._void:
             report.counts["void by a purge that goes on"] = self._void
             if purging is None:

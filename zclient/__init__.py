@@ -35,6 +35,7 @@ from zclient.errors import (
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
 from zclient.schedules import Schedule
+from zclient.topics import Binding, KeptTopic, Publication, Published, PublishedMany
 from zclient.verbs import Bulk, PolicyValue, Why
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "BatchTooLarge",
+    "Binding",
     "BrokerUnreachable",
     "Bulk",
     "CannotListen",
@@ -59,6 +61,7 @@ __all__ = [
     "JobOptions",
     "JobStatus",
     "Jobs",
+    "KeptTopic",
     "LeaseLost",
     "NotFound",
     "OutcomeUnknown",
@@ -66,6 +69,9 @@ __all__ = [
     "PolicyValue",
     "Progress",
     "ProtocolFault",
+    "Publication",
+    "Published",
+    "PublishedMany",
     "QueueClosed",
     "QueueFull",
     "Refused",

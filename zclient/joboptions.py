@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from zclient.config import Duration, Headers, Moment
 
 
-class JobOptions(TypedDict, total=False):
-    """The options of `send` and `send_many`. What is left out or None is decided by the task, the queue, the broker."""
+class CopyOptions(TypedDict, total=False):
+    """The options of `publish`, for each copy. What is left out is decided by the task, the queue, the broker."""
 
     priority: int | None
     """-100 to 100: of the jobs of a queue that are ready, those of a higher number are served first. 0 if not said."""
@@ -44,6 +44,13 @@ class JobOptions(TypedDict, total=False):
     backoff_jitter: float | None
     """The share of each wait, 0 to 1, that chance may take off, so that jobs that failed together do not return so."""
 
+    headers: Headers | None
+    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""
+
+
+class JobOptions(CopyOptions, total=False):
+    """The options of `send` and `send_many`: those, and what ties a job to others."""
+
     after: "str | Sequence[Any] | None"
     """Ids or handles of jobs: it waits until they are done, at most 1,000 of them. They may be finished already, or be
     sent in the same call. One that nobody knows is refused (`UnknownParent`), and so is a circle."""
@@ -63,6 +70,3 @@ class JobOptions(TypedDict, total=False):
     """``existing``, if not said: the second job is not stored, and the caller gets the handle of the first.
     ``replace``: the second takes the place of the first, which is cancelled; if it runs, its worker is told to end it.
     ``debounce``: likewise, but one that runs goes on."""
-
-    headers: Headers | None
-    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""

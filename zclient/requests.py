@@ -7,6 +7,7 @@ from zclient.errors import ZError
 from zclient.protocol import messages as m
 
 PUT, SETTLE, EXTEND, ASK, ORDER = "put", "settle", "extend", "ask", "order"
+PUBLISH, TAIL = "publish", "tail"
 WATCH, CHANGE = "watch", "change"
 
 
@@ -54,7 +55,12 @@ class Request:
     @property
     def is_batch(self) -> bool:
         """Whether its number is one that the broker remembers: it then holds ``low`` down until it is answered."""
-        return self.kind is PUT or self.kind is ORDER
+        return self.kind is PUT or self.kind is ORDER or self.kind is PUBLISH
+
+    @property
+    def stores_jobs(self) -> bool:
+        """Whether, unanswered, it leaves open what is stored."""
+        return self.kind is PUT or self.kind is PUBLISH
 
     def on_done(self, callback: Callable[["Request"], None]) -> None:
         """Have ``callback`` called with this request when it ends; at once if it has. It must not raise or block."""
@@ -80,7 +86,9 @@ class Request:
             callback(self)
 
     def job_ids(self) -> tuple[str, ...]:
-        """The ids of the jobs that a PUT carries; nothing for other kinds."""
+        """The ids of the jobs or publications that it carries; nothing for kinds that carry none."""
+        if self.kind is PUBLISH:
+            return tuple(publication.id.decode(errors="replace") for publication in self.body[0])
         if self.kind is not PUT:
             return ()
         return tuple(identifier.decode(errors="replace") for group in self.body[0] for identifier in group.ids)
@@ -96,6 +104,10 @@ class Request:
             return m.Order(self.number, low, *self.body)
         if kind is ASK:
             return m.Ask(self.number, *self.body)
+        if kind is PUBLISH:
+            return m.Publish(self.number, low, *self.body)
+        if kind is TAIL:
+            return m.Tail(self.number, *self.body)
         return m.Extend(self.number, *self.body)
 
 
@@ -123,7 +135,7 @@ class Numbers:
             request.number = 0
 
     def low(self, number: int) -> int:
-        """The oldest number of an unanswered PUT or ORDER, or ``number``. Each number is stepped over once."""
+        """The oldest number of an unanswered PUT, ORDER or PUBLISH, or ``number``. Each number is stepped over once."""
         low = self._oldest
         unanswered = self.unanswered
         while low < number:

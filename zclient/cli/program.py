@@ -2,7 +2,7 @@
 
 import click
 
-from zclient.cli import dead, jobs, queues, schedules, sending, status
+from zclient.cli import dead, jobs, queues, schedules, sending, status, topics
 from zclient.cli.common import VerbGroup, client_options, version_option
 
 
@@ -34,6 +34,7 @@ for verb in (
     queues.queue,
     dead.dead,
     schedules.schedule,
+    topics.topic,
     status.worker,
     status.stats,
 ):
