@@ -74,8 +74,8 @@ def _judge(state: State, publication: Publication) -> None:
             fault = f"headers: {TOPIC_HEADER} is the broker's to set"
     if fault:
         raise Refusal("invalid", fault)
-    if len(rows.pack(options.get("headers", {}))) > wire.MAX_HEADERS_BYTES - wire.MAX_TOPIC_CHARS - 10:
-        most = wire.MAX_HEADERS_BYTES - wire.MAX_TOPIC_CHARS - 10
+    most = wire.MAX_PUBLICATION_HEADERS_BYTES
+    if len(rows.pack(options.get("headers", {}))) > most:
         raise Refusal("too_large", f"headers of a publication take at most {most} bytes, encoded")
     most = state.settings.max_payload
     if len(payload) > most:

@@ -103,6 +103,9 @@ MAX_FILTER_VALUES = 100
 MAX_PUBLICATION_ID_BYTES = 40
 """The id of a publication: with 17 bytes for the queue behind it, it is the id of a copy."""
 
+MAX_PUBLICATION_HEADERS_BYTES = MAX_HEADERS_BYTES - MAX_TOPIC_CHARS - 10
+"""The headers of a publication, encoded: with its topic they are the headers of a copy."""
+
 MAX_COPIES = 1000
 """Jobs that one PUBLISH makes: each costs the broker what a job of a PUT does, and all are stored in one turn."""
 
