@@ -57,7 +57,7 @@ def parse_filter(text: str) -> list[Any]:
         raise InvalidArgument(f"{text!r:.80} is no filter: {_HOW}")
     test, value = match["test"], match["value"].strip()
     if test == "^=":
-        return [match["name"], test, _unquoted(value) if value.startswith('"') else value]
+        return [match["name"], test, value if _value(value) != value and value[:1] != '"' else _value(value)]
     read = _value(value)
     if test not in ("=", "in") and (isinstance(read, bool) or not isinstance(read, int | float)):
         raise InvalidArgument(f"{text!r:.80}: {test} compares numbers, not {value!r:.40}")
@@ -80,6 +80,10 @@ def _parts(text: str, whole: str) -> list[str]:
 def _value(text: str) -> str | int | float | bool:
     if text.startswith('"'):
         return _unquoted(text)
+    if text.startswith(("=", "'")):  # what other languages write; nobody means such a text
+        raise InvalidArgument(
+            f"{text!r:.60}: one = is enough, and a text with such a beginning stands in double quotes"
+        )
     if text in ("true", "false"):
         return text == "true"
     if _NUMBER.fullmatch(text):
@@ -115,4 +119,5 @@ def _written(value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, str):
         return repr(value)
-    return value if value and _value(value) == value and not re.search(r'[\s,"]', value) else json.dumps(value)
+    is_plain = value and value[0] not in "='" and not re.search(r'[\s,"]', value) and _value(value) == value
+    return value if is_plain else json.dumps(value)
