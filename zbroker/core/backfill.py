@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from zbroker import limits
 from zbroker.core import kept, rows
 from zbroker.core.matching import compiled, overlap, passes
-from zbroker.core.publish import copies
-from zbroker.core.put import put
+from zbroker.core.publish import Run, copies, options_of_copy, store_copies
+from zbroker.core.put import refuse_for_now
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
 from zbroker.core.topics import load_binding, save_binding
-from zclient.protocol import limits as wire
-from zclient.protocol.messages import Publication, Put
+from zclient.protocol.messages import Publication
 
 if TYPE_CHECKING:
     from zbroker.core.works import Work
@@ -53,7 +52,9 @@ def _copy_some(state: State, work: "Work", binding: rows.BindingRow, cursor: int
             continue
         publication = Publication(row.topic, row.options, row.id, row.payload)
         try:
-            put(state, Put(0, 0, copies(publication, {work.queue: None})), wire.MAX_COPY_BYTES)
+            refuse_for_now(state)
+            run = Run({work.queue: None}, {}, options_of_copy(publication))
+            store_copies(state, copies([publication], [run]))
         except Refusal as refusal:
             if "retry_after_ms" in refusal.details or refusal.code == "closed":
                 return offset, True

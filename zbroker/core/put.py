@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from zbroker import limits
 from zbroker.core import edges, history, rows, unique, waiting
 from zbroker.core.entities import Queue
-from zbroker.core.policy import Options
+from zbroker.core.policy import Options, QueuePolicy
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -33,15 +33,19 @@ Instead = list[tuple[bytes, bytes]]
 """Ids that were sent and not stored, each with the job that has their unique text."""
 
 
-def put(state: State, message: Put, most_bytes: int = wire.MAX_BATCH_BYTES) -> dict[str, Instead] | None:
+def put(state: State, message: Put) -> dict[str, Instead] | None:
     """Store every job of the PUT in this tick; raises `Refusal` and stores none. Returns what is no plain OK."""
-    plans = judge(state, message.groups, most_bytes)
-    known = existing(state, message.groups)
-    groups = [without(group, known) for group in message.groups] if known else message.groups
+    return put_judged(state, message.groups, judge(state, message.groups))
+
+
+def put_judged(state: State, given: list[Group], plans: list[Plan]) -> dict[str, Instead] | None:
+    """The same for groups that were judged one by one, and are together not too many."""
+    known = existing(state, given)
+    groups = [without(group, known) for group in given] if known else given
     refuse_if_full(state, groups, plans)
     order: list[int] | range = range(len(groups))
     if any("after" in plan.kept for plan in plans):
-        order = edges.judge(state, message.groups, [bool(group.ids) for group in groups])
+        order = edges.judge(state, given, [bool(group.ids) for group in groups])
     instead: Instead = []
     for group, plan in ((groups[place], plans[place]) for place in order):
         if "unique" in plan.kept and group.ids:
@@ -62,7 +66,7 @@ def refuse_for_now(state: State) -> None:
         raise Refusal("busy", "the broker is still reading which jobs are finished", retry_after_ms=200)
 
 
-def judge(state: State, groups: list[Group], most_bytes: int = wire.MAX_BATCH_BYTES) -> list[Plan]:
+def judge(state: State, groups: list[Group]) -> list[Plan]:
     refuse_for_now(state)
     jobs = sum(len(group.ids) for group in groups)
     if jobs > wire.MAX_BATCH_JOBS:
@@ -74,10 +78,10 @@ def judge(state: State, groups: list[Group], most_bytes: int = wire.MAX_BATCH_BY
             f"a payload of {largest} bytes; at most {state.settings.max_payload}",
             limit=state.settings.max_payload,
         )
-    if largest * jobs > most_bytes:
+    if largest * jobs > wire.MAX_BATCH_BYTES:
         size = sum(sum(map(len, group.payloads)) for group in groups)
-        if size > most_bytes:
-            raise Refusal("batch_too_large", f"{size} payload bytes in one batch; at most {most_bytes}")
+        if size > wire.MAX_BATCH_BYTES:
+            raise Refusal("batch_too_large", f"{size} payload bytes in one batch; at most {wire.MAX_BATCH_BYTES}")
     if jobs > 1 and len({identifier for group in groups for identifier in group.ids}) != jobs:
         raise Refusal("invalid", "the same id stands twice in one batch")
     return [judge_group(state, group) for group in groups]
@@ -88,18 +92,28 @@ _PLAIN = Plan(rows.rank_of(0), b"", 0, 0, {})
 
 def judge_group(state: State, group: Group, *, closed: bool = False) -> Plan:
     """The options of a group, judged; raises `Refusal`. ``closed``: a queue that takes no new jobs now is no fault."""
-    queue = state.queues.get(group.queue)
-    if queue is None:
-        refuse_new_queue(state, group.queue)
-    elif queue.closed and not closed:
-        raise Refusal("closed", f"queue {queue.name} takes no new jobs: it is being drained")
+    policy = judge_queue(state, group.queue, closed=closed)
     if not b"".join(group.ids).isalnum():  # not of the client's own making: look closer
         for identifier in group.ids:
             fault = wire.id_fault(identifier)
             if fault:
                 raise Refusal("invalid", fault)
-    options = group.options
-    policy = queue.policy if queue is not None else state.policy(group.queue, {})
+    return judge_options(state, group.options, policy)
+
+
+def judge_queue(state: State, name: str, *, closed: bool = False) -> QueuePolicy:
+    """What a queue that takes jobs says of them; raises `Refusal` if it takes none, or there can be none."""
+    queue = state.queues.get(name)
+    if queue is None:
+        refuse_new_queue(state, name)
+        return state.policy(name, {})
+    if queue.closed and not closed:
+        raise Refusal("closed", f"queue {name} takes no new jobs: it is being drained")
+    return queue.policy
+
+
+def judge_options(state: State, options: Options, policy: QueuePolicy) -> Plan:
+    """The options of jobs for a queue with this policy, judged; raises `Refusal`."""
     if not options:
         return _PLAIN._replace(expires_ms=state.wall + policy.ttl_ms) if policy.ttl_ms else _PLAIN
     fault = job_fault(options)
