@@ -130,6 +130,51 @@ def test_a_schedule_that_has_no_timer() -> None:
     assert faults == ["no timer has the next occurrence of schedule s"]
 
 
+# ---- topics
+
+
+@pytest.fixture
+def published() -> Iterator[MemoryStore]:
+    """Two bindings, one of which is still being backfilled, and two kept topics."""
+    with LocalBroker() as broker:
+        client = broker.client()
+        client.keep_topic("a.#", keep_for="1d")
+        client.keep_topic("b", keep_bytes="1MB")
+        client.publish_many("a.x", range(20))
+        client.publish("b", b"x" * 70_000)
+        client.bind("a.*", "all", start="beginning")
+        client.set_queue("full", max_jobs=3)
+        client.bind("a.#", "full", filters=["n=1"])
+        client.bind("a.#", "full", start="beginning")
+        yield broker.store
+
+
+def test_nothing_is_wrong_with_topics(published: MemoryStore) -> None:
+    assert check_store(published).faults == []
+
+
+@pytest.mark.parametrize(
+    ("space", "prefix", "value", "fault"),
+    [
+        ("topics", b"l", None, "19 publications"),
+        ("topics", b"i", None, "not found by its id"),
+        ("topics", b"ka.", None, "in a log that no kept topic has"),
+        ("topics", b"o", rows.number8(5), "lies outside of its log"),
+        ("topics", b"i", rows.number8(500), "is of no kept publication"),
+        ("topics", b"ba.x\0nowhere", rows.pack(rows.BindingRow([], 0)), "which does not exist"),
+        ("topics", b"ba..x\0all", rows.pack(rows.BindingRow([], 0)), "takes nothing"),
+        ("topics", b"ba.x\0all", rows.pack(rows.BindingRow([], 0, 7)), "none goes on"),
+        ("meta", b"work/", None, "none goes on"),
+        ("timers", b"", None, "no timer looks at"),
+    ],
+)
+def test_rows_of_topics_that_are_wrong(
+    published: MemoryStore, space: str, prefix: bytes, value: bytes | None, fault: str
+) -> None:
+    found = next((key for key, _ in published.scan(space, prefix, prefix + b"\xff" * 9)), prefix)
+    assert any(fault in text for text in damage(published, space, found, value))
+
+
 # ---- jobs after others
 
 

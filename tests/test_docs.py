@@ -22,12 +22,14 @@ from zbroker.core.tick import Tick
 from zbroker.storage import interface
 from zbroker.storage.memory import MemoryStore
 from zclient import errors
-from zclient.protocol import codec, limits
+from zclient.protocol import codec, limits, topics
 from zclient.protocol import messages as m
 from zclient.protocol.options import JOB_OPTIONS, QUEUE_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("zbroker", "zclient", "zworker")
+LATER = ("dead_groups", "schedules", "bindings", "publications")
+"""Questions that are answered in slices, and are in no table of the code."""
 SECTION = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
 
 
@@ -162,9 +164,10 @@ def test_protocol_lists_every_command_with_its_number_and_fields() -> None:
 
 
 def test_protocol_lists_every_outcome_verb_and_option() -> None:
-    _, outcomes, questions, changes = tables("protocol.md", "3. Commands from a peer")
+    _, outcomes, tests, questions, changes = tables("protocol.md", "3. Commands from a peer")
     assert {row[1].partition(":")[0]: int(row[0]) for row in outcomes} == {o.name.lower(): o.value for o in m.Outcome}
-    assert {row[0] for row in questions} == {*queries._VERBS, *listings.LISTINGS, "dead_groups", "schedules"}
+    assert [test for row in tests for test in names(row[0])] == list(topics.TESTS)
+    assert {row[0] for row in questions} == {*queries._VERBS, *listings.LISTINGS, *LATER}
     assert {verb for row in changes for verb in row[0].split(", ")} == orders._VERBS.keys()
     of_jobs, of_queues = tables("protocol.md", "8. Options")
     assert [name for row in of_jobs for name in row[0].split(", ")] == list(JOB_OPTIONS)
@@ -219,6 +222,22 @@ LIMITS = {
     "pairs of a job and a step that it is after, in a plan": f"{limits.MAX_WORKFLOW_EDGES:,}",
     "parts of a workflow": f"{limits.MAX_PARTS:,}",
     "batches and workflows": f"{broker_limits.MAX_BATCHES:,}",
+    "topic, pattern": f"{limits.MAX_TOPIC_CHARS} characters",
+    "words of a topic": f"{limits.MAX_TOPIC_WORDS}",
+    "`#` in a pattern": f"{limits.MAX_OPEN_WORDS}",
+    "filters of a binding or tail": f"{limits.MAX_FILTERS}; {size(limits.MAX_HEADERS_BYTES)}",
+    "values of a test with `in`": f"{limits.MAX_FILTER_VALUES}",
+    "name of a header in a filter": f"{topics.MAX_HEADER_NAME_BYTES} bytes",
+    "text of a header that is a number": f"{broker_limits.NUMBER_CHARS} characters",
+    "id of a publication": f"{limits.MAX_PUBLICATION_ID_BYTES} bytes",
+    "headers of a publication": f"{limits.MAX_PUBLICATION_HEADERS_BYTES:,} bytes",
+    "copies that one PUBLISH makes": f"{limits.MAX_COPIES:,}",
+    "payload bytes of them": size(limits.MAX_COPY_BYTES),
+    "bindings": f"{broker_limits.MAX_BINDINGS:,}",
+    "bindings and filters that are looked at for a publication": f"{broker_limits.MATCH_STEPS:,}",
+    "kept topics": f"{broker_limits.MAX_KEPT_TOPICS}",
+    "tails of a peer": f"{limits.MAX_TAILS_PER_PEER}",
+    "tails of all peers": f"{broker_limits.MAX_TAILS:,}",
     "text of progress": f"{limits.MAX_PROGRESS_CHARS:,} characters",
     "entries in one PROGRESS": f"{limits.MAX_ORDER_IDS:,}",
     "traceback": f"{limits.MAX_TRACEBACK_CHARS:,} characters",

@@ -106,6 +106,20 @@ def test_retries_and_dead(endpoint: str) -> None:
     ]
 
 
+def test_topics(endpoint: str) -> None:
+    assert example("topics.py", endpoint) == [
+        "orders.eu.created: 3 queues took it",
+        "orders.us.created: 1 queue took it",
+        "orders.eu.cancelled: 2 queues took it",
+        "users.created: 0 queues took it",
+        "mail: order 1, order 2",
+        "big: order 1, order 3",
+        "all that is kept: order 1, order 2, order 3",
+        "archive got 3 copies of what was published before it was bound",
+        "told: order 3, order 4",
+    ]
+
+
 def test_consumer_loop(endpoint: str) -> None:
     assert example("consumer_loop.py", endpoint) == [
         "done after attempt 1: 20.5",

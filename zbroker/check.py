@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zbroker import limits
 from zbroker.batch_check import BatchCheck
+from zbroker.check_topics import topic_faults
 from zbroker.core import rows
 from zbroker.core.schedules import Schedule
 from zbroker.core.states import COUNTED, WAITING, State
@@ -80,6 +81,8 @@ class _Check:
         self._read_ready()
         self._read_timers()
         self._read_schedules()
+        for text in topic_faults(self._store, self._queues):
+            self._report.fault(text)
         self._read_dead()
         self._read_texts()
         self._read_heads()
@@ -152,6 +155,8 @@ class _Check:
                 continue
             if kind == rows.TIMER_BATCH:
                 self._batches.timer(timer.key)
+                continue
+            if kind == rows.TIMER_TOPIC:
                 continue
             for identifier, record, change in self._read(timer.ids) if kind != rows.TIMER_UNIQUE else ():
                 if record is None or identifier in self._leased:
@@ -330,7 +335,8 @@ class _Check:
         for name, state in self._jobs:
             if state not in COUNTED:
                 report.fault(f"queue {name}: live jobs in the state {state}")
-        purging = next(self._store.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)), None)
+        works = self._store.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK))
+        purging = next((work for _, work in works if rows.unpack(work)[0] == "purge"), None)
         if self._void:
             report.counts["void by a purge that goes on"] = self._void
             if purging is None:

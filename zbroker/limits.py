@@ -28,6 +28,9 @@ TURN_STEPS = 4
 STEP_ROWS = 64
 """Rows in one step of slow work: about half a millisecond."""
 
+STEP_BYTES = 1024 * 1024
+"""Bytes of kept publications after which a step that reads them ends, however few they are."""
+
 TURN_TIMERS = 2000
 """Jobs whose time came that one turn makes ready."""
 
@@ -91,6 +94,42 @@ a larger one is stored in slices."""
 
 SLICE_JOBS = 128
 """Jobs, and pairs of job and step, of a workflow in one row that is laid aside: one step of slow work stores them."""
+MAX_BINDINGS = 100_000
+"""Bindings of one broker: each is kept in memory, about a kilobyte."""
+
+MAX_KEPT_TOPICS = 100
+"""Patterns whose publications are kept: reading looks at the logs of all of them together."""
+
+MATCH_STEPS = 20_000
+"""Nodes and filters that are looked at for one publication, 5 to 10 ms; one that has more is refused. Also how much
+of what was found is remembered for the next publication."""
+
+KNOWN_TOPICS = 1000
+"""Topics whose place among the patterns is remembered."""
+
+NUMBER_CHARS = 40
+"""A header's text longer than this is no number."""
+
+MAX_TAILS = 1000
+"""Tails of all peers: each publication is counted for those that take it."""
+
+TOLD_COPIES = 10_000
+"""Publications of one PUBLISH, counted for each tail that takes it; a batch that has more is sent in smaller ones."""
+
+TRIM_ROWS = 64
+"""Kept publications that are forgotten at once; what is left follows in the next turns."""
+
+TRIM_WEIGHT = 4
+"""So many jobs that become ready each of them counts for."""
+
+TRIM_EVERY_MS = 1000
+"""How often a kept topic is looked at for what is too old."""
+
+PAGE_LOOKED = 5000
+"""Kept publications that are looked at for one answer; it may then be empty, and says where the next begins."""
+
+BACKFILL_PAUSE_MS = 500
+"""When a backfill tries again that met a full queue, or a disk without room."""
 
 MAX_WORKS = 1000
 """Listings and other slow work under way at a time; more are refused with `busy`."""

@@ -41,6 +41,7 @@ from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
+from zclient.topics import Binding, KeptTopic, Publication, Published, PublishedMany
 from zclient.verbs import Bulk, PolicyValue, Why
 from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
 from zclient.workflows import Member, StepStatus, WorkflowStatus, WorkflowSummary
@@ -59,6 +60,7 @@ __all__ = [
     "BatchHandle",
     "BatchStatus",
     "BatchTooLarge",
+    "Binding",
     "BrokerUnreachable",
     "Bulk",
     "CannotListen",
@@ -73,6 +75,7 @@ __all__ = [
     "JobOptions",
     "JobStatus",
     "Jobs",
+    "KeptTopic",
     "LeaseLost",
     "Member",
     "NamedStep",
@@ -83,6 +86,9 @@ __all__ = [
     "PolicyValue",
     "Progress",
     "ProtocolFault",
+    "Publication",
+    "Published",
+    "PublishedMany",
     "QueueClosed",
     "QueueFull",
     "Refused",

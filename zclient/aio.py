@@ -8,21 +8,23 @@ child, the next call opens a new connection under a new incarnation.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from zclient import schedules, verbs
 from zclient.aioengine import AsyncEngine
+from zclient.aiofeed import feeder
 from zclient.aioflows import AsyncFlows
-from zclient.batches import BATCH_JOBS, Chunks, Pipeline
+from zclient.aiotopics import AsyncTopicMethods
+from zclient.batches import BATCH_JOBS, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
 from zclient.engine import Begin
 from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
-from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
+from zclient.jobs import id_bytes, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
 from zclient.watching import Following
 
@@ -32,7 +34,7 @@ CANCEL_S = 1.0
 """How long a call that timed out tries to have its job cancelled."""
 
 
-class AsyncClient(AsyncFlows):
+class AsyncClient(AsyncFlows, AsyncTopicMethods):
     """As `Client`, for asyncio. ``async with`` closes it; otherwise await `close`."""
 
     def __init__(
@@ -90,7 +92,7 @@ class AsyncClient(AsyncFlows):
         progress: Callable[[int], Any] | None,
     ) -> Jobs[AsyncJobHandle]:
         name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
-        timeout_ms, feed = self._config.timeout(timeout), _feeder(payloads)
+        timeout_ms, feed = self._config.timeout(timeout), feeder(payloads)
         ids = await self._living().run(
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), feed, progress
         )
@@ -371,31 +373,3 @@ class AsyncClient(AsyncFlows):
             cursor = page.cursor
             if cursor is None:
                 return
-
-
-def _feeder(payloads: Iterable[Any] | AsyncIterable[Any]) -> Callable[[verbs.Feed], Awaitable[list[bytes]]]:
-    """What brings the next encoded payloads of either kind of iterable."""
-    if isinstance(payloads, AsyncIterable):
-        iterator = aiter(payloads)
-
-        async def gather(feed: verbs.Feed) -> list[bytes]:
-            chunk: list[bytes] = []
-            size = 0
-            while len(chunk) < feed.jobs and size < feed.octets:
-                try:
-                    encoded = encode_payload(await anext(iterator))
-                except StopAsyncIteration:
-                    break
-                chunk.append(encoded)
-                size += len(encoded)
-            return chunk
-
-        return gather
-    chunks = Chunks(payloads)
-
-    async def cut(feed: verbs.Feed) -> list[bytes]:
-        # A long iterable lets the loop's other tasks run between its batches.
-        await asyncio.sleep(0)
-        return chunks.next(feed)
-
-    return cut

@@ -41,7 +41,7 @@ class Chunks:
         return chunk
 
 
-class _Batch:
+class Batch:
     """One PUT of the pipeline: what it carries, until when it has time, and its request or when to make one again."""
 
     __slots__ = ("again_ms", "group", "request", "run", "until_ms")
@@ -65,7 +65,7 @@ class Pipeline:
         self._timeout_ms = timeout_ms
         self._jobs = jobs
         self._source = IdSource()
-        self._batches: list[_Batch] = []
+        self._batches: list[Batch] = []
         self._confirmed = IdRuns()
         self._confirmed.instead = self.ids.instead
         self._unknown = IdRuns()
@@ -115,9 +115,12 @@ class Pipeline:
     def _add(self, payloads: list[bytes], now: float) -> None:
         run = self._source.take(len(payloads))
         self.ids.add(run)
-        batch = _Batch(run, Group(self._queue, self._options, run.ids(), payloads), now + self._timeout_ms)
-        batch.request = self._session.put([batch.group], now)
+        batch = Batch(run, Group(self._queue, self._options, run.ids(), payloads), now + self._timeout_ms)
+        batch.request = self._request(batch.group, now)
         self._batches.append(batch)
+
+    def _request(self, group: Group, now: float) -> Request:
+        return self._session.put([group], now)
 
     def _wait(self) -> Wait:
         requests = [batch.request for batch in self._batches if batch.request is not None]
@@ -132,7 +135,7 @@ class Pipeline:
             request = batch.request
             if request is None:
                 if now >= batch.again_ms:
-                    batch.request = self._session.put([batch.group], now)
+                    batch.request = self._request(batch.group, now)
             elif not request.done and now >= batch.until_ms:
                 self._session.give_up(request)
             if request is None or not request.done or self._again(batch, request.error, now):
@@ -153,20 +156,20 @@ class Pipeline:
             for batch in left:
                 batch.until_ms = max(batch.until_ms, now + self._timeout_ms)
 
-    def _is_worth_halving(self, batch: _Batch, error: ZError) -> bool:
+    def _is_worth_halving(self, batch: Batch, error: ZError) -> bool:
         """Whether the batch as a whole is more than may ever wait in its queue, and its jobs one by one may be not."""
         never = isinstance(error, QueueFull) and error.retry_after is None
         return never and batch.run.count > 1 and self._failure is None
 
-    def _halves(self, batch: _Batch, now: float) -> list[_Batch]:
+    def _halves(self, batch: Batch, now: float) -> list[Batch]:
         run, group, middle = batch.run, batch.group, batch.run.count // 2
         parts = (slice(middle), slice(middle, None))
         runs = (IdRun(run.prefix, run.first, middle), IdRun(run.prefix, run.first + middle, run.count - middle))
         halves = []
         for part, half in zip(parts, runs, strict=True):
             smaller = group._replace(ids=group.ids[part], payloads=group.payloads[part])
-            halves.append(_Batch(half, smaller, batch.until_ms))
-            halves[-1].request = self._session.put([smaller], now)
+            halves.append(Batch(half, smaller, batch.until_ms))
+            halves[-1].request = self._request(smaller, now)
         return halves
 
     def _learn(self, answer: Any) -> None:
@@ -175,7 +178,7 @@ class Pipeline:
         except ProtocolFault as fault:
             self._failure = self._failure or fault
 
-    def _again(self, batch: _Batch, error: ZError | None, now: float) -> bool:
+    def _again(self, batch: Batch, error: ZError | None, now: float) -> bool:
         """Whether a refused batch is worth another try; it then waits for its time."""
         pause = error.retry_after if isinstance(error, Refused) else None
         if pause is None or self._failure is not None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Unpack
 
 from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
+from zclient.blockingtopics import TopicMethods
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
 from zclient.engine import Begin, Engine
@@ -30,7 +31,7 @@ CANCEL_S = 1.0
 """How long a call that timed out tries to have its job cancelled."""
 
 
-class Client(Flows):
+class Client(Flows, TopicMethods):
     """A producer's connection to a broker. Several endpoints are addresses of one broker.
 
     ``timeout`` bounds every call that does not say otherwise. Nothing is sent before the first call. ``transport``

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from zclient.config import Duration, Headers, Moment
 
 
-class StepOptions(TypedDict, total=False):
-    """The options of a step of a workflow. What is left out or None is decided by the task, the queue, the broker."""
+class CopyOptions(TypedDict, total=False):
+    """The options of `publish`, for each copy. What is left out is decided by the task, the queue, the broker."""
 
     priority: int | None
     """-100 to 100: of the jobs of a queue that are ready, those of a higher number are served first. 0 if not said."""
@@ -44,12 +44,16 @@ class StepOptions(TypedDict, total=False):
     backoff_jitter: float | None
     """The share of each wait, 0 to 1, that chance may take off, so that jobs that failed together do not return so."""
 
+    headers: Headers | None
+    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""
+
+
+class StepOptions(CopyOptions, total=False):
+    """The options of a step of a workflow: those above, and this one."""
+
     on_parent_death: str | None
     """When one that it is after is dead or cancelled: ``cancel`` this job too, if not said; ``run`` it all the same; or
     ``wait`` until it is replayed and done. A step of a workflow waits if not said."""
-
-    headers: Headers | None
-    """Context beside the payload: texts, numbers and booleans under names, 8 KiB in all."""
 
 
 class JobOptions(StepOptions, total=False):

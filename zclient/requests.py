@@ -8,6 +8,7 @@ from zclient.protocol import messages as m
 
 PUT, SETTLE, EXTEND, ASK, ORDER = "put", "settle", "extend", "ask", "order"
 WORKFLOW = "workflow"
+PUBLISH, TAIL = "publish", "tail"
 WATCH, CHANGE = "watch", "change"
 
 
@@ -55,7 +56,7 @@ class Request:
     @property
     def is_batch(self) -> bool:
         """Whether its number is one that the broker remembers: it then holds ``low`` down until it is answered."""
-        return self.kind is PUT or self.kind is ORDER or self.kind is WORKFLOW
+        return self.kind in (PUT, ORDER, WORKFLOW, PUBLISH)
 
     def on_done(self, callback: Callable[["Request"], None]) -> None:
         """Have ``callback`` called with this request when it ends; at once if it has. It must not raise or block."""
@@ -86,6 +87,8 @@ class Request:
             ids = [identifier for group in self.body[0] for identifier in group.ids]
         elif self.kind is WORKFLOW:
             ids = [self.body[0]]
+        elif self.kind is PUBLISH:
+            ids = [publication.id for publication in self.body[0]]
         else:
             return AnswerTimeout(text)
         return OutcomeUnknown(text, ids=tuple(identifier.decode(errors="replace") for identifier in ids))
@@ -103,6 +106,10 @@ class Request:
             return m.Order(self.number, low, *self.body)
         if kind is ASK:
             return m.Ask(self.number, *self.body)
+        if kind is PUBLISH:
+            return m.Publish(self.number, low, *self.body)
+        if kind is TAIL:
+            return m.Tail(self.number, *self.body)
         return m.Extend(self.number, *self.body)
 
 

@@ -23,7 +23,8 @@ from zclient.errors import (
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
-from zclient.requests import ASK, EXTEND, ORDER, PUT, SETTLE, WATCH, WORKFLOW, Numbers, Request
+from zclient.requests import ASK, EXTEND, ORDER, PUBLISH, PUT, SETTLE, TAIL, WATCH, WORKFLOW, Numbers, Request
+from zclient.tails import Tails
 from zclient.watches import Follower, Watches
 
 TICK_MS = 1000
@@ -86,6 +87,7 @@ class Session:
         self._numbers = Numbers()
         self._waiting: deque[Request] = deque()
         self._watches = Watches()
+        self.tails = Tails(lambda body: self._queue(Request(TAIL, body)))
         self._control: deque[list[bytes]] = deque()
         self._handed: list[Any] = []
         self._connected = False
@@ -123,7 +125,8 @@ class Session:
             return self._connected
         if not self._welcomed:
             return False
-        return bool(self._control or self._waiting or self._watches.pending or self.capacity != self._capacity_told)
+        pending = self._control or self._waiting or self._watches.pending or self.tails.pending
+        return bool(pending or self.capacity != self._capacity_told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -179,6 +182,10 @@ class Session:
     def workflow(self, body: tuple[Any, ...]) -> Request:
         """Store a part of a workflow: its id, the part, of how many, the plan, groups; as `Workflow` of the wire."""
         return self._queue(Request(WORKFLOW, body))
+
+    def publish(self, publications: list[m.Publication], now: float) -> Request:
+        """Publish these, all or none."""
+        return self._queue(Request(PUBLISH, (publications,)))
 
     def order(self, verb: str, arguments: dict[str, Any], now: float) -> Request:
         """Change something, once."""
@@ -251,7 +258,8 @@ class Session:
 
     def fail_all(self, error: ZError) -> None:
         """End everything that is open with this error; for an owner that closes."""
-        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *self._watches.clear()]
+        followed = [*self._watches.clear(), *self.tails.clear()]
+        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *followed]
         self._numbers.unanswered.clear()
         self._waiting.clear()
         for request in open_requests:
@@ -279,6 +287,7 @@ class Session:
         self._handed = handed
         for request in self._watches.left():
             self._unwatch(request)
+        self.tails.say_left()
         if self.hello_due:
             handed.append(_HELLO)
             frames.append(encode(self._hello(now)))
@@ -350,17 +359,8 @@ class Session:
         self._hellos += 1
         self._hello_ms = now
         self._capacity_told = self.capacity
-        return m.Hello(
-            limits.PROTOCOL_VERSION,
-            self.incarnation,
-            self.name,
-            self.capacity,
-            self.queues,
-            self._held(),
-            self._numbers.next if self._confirmed else 0,
-            self.info,
-            self.tasks,
-        )
+        me = limits.PROTOCOL_VERSION, self.incarnation, self.name, self.capacity, self.queues
+        return m.Hello(*me, self._held(), self._numbers.next if self._confirmed else 0, self.info, self.tasks)
 
     # ---- in
 
@@ -412,6 +412,7 @@ class Session:
                 self._queue(request)
         self._waiting.extend(fresh)
         self._watches.say_again()
+        self.tails.interrupt()
 
     def _on_who(self, who: m.Who, now: float) -> bool:
         # One WHO comes for every message that was dropped; the HELLO under way answers them all.
@@ -476,9 +477,6 @@ class Session:
                 self._fault(f"a change of no job: {type(error).__name__} {error}")
         return False
 
-    def _for_owner(self, message: m.Message, now: float) -> bool:
-        return True
-
 
 _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Welcome: Session._on_welcome,
@@ -488,9 +486,6 @@ _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Failure: Session._on_failure,
     m.Finished: Session._on_finished,
     m.Changed: Session._on_changed,
-    m.Deliver: Session._for_owner,
-    m.Ping: Session._for_owner,
-    m.Lost: Session._for_owner,
-    m.Cancel: Session._for_owner,
-    m.Closing: Session._for_owner,
+    m.Publications: lambda session, message, now: session.tails.heard(message),
+    **dict.fromkeys((m.Deliver, m.Ping, m.Lost, m.Cancel, m.Closing), lambda session, message, now: True),
 }

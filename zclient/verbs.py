@@ -92,7 +92,7 @@ class Verb(NamedTuple, Generic[T]):
 def asking(session: Session, now: float, verb: Verb[T], timeout_ms: float) -> Procedure[T]:
     """Ask or order, and read the answer."""
     put = session.order if verb.kind is ORDER else session.ask
-    value = yield from _answered(session, put(verb.name, verb.arguments, now), now + timeout_ms)
+    value = yield from answered(session, put(verb.name, verb.arguments, now), now + timeout_ms)
     try:
         return verb.decode(value)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -100,15 +100,20 @@ def asking(session: Session, now: float, verb: Verb[T], timeout_ms: float) -> Pr
 
 
 def sending(session: Session, now: float, group: Group, timeout_ms: float) -> Procedure[dict[bytes, bytes]]:
-    """Store jobs; what `instead_of` reads from the answer.
+    """Store jobs; what `instead_of` reads from the answer."""
+    return instead_of((yield from storing(session, now, lambda now: session.put([group], now), timeout_ms)))
+
+
+def storing(session: Session, now: float, send: Callable[[float], Request], timeout_ms: float) -> Procedure[Any]:
+    """Send what stores something; the answer.
 
     A refusal that says when to try again is followed as long as the time allows, and raised when it does not.
     """
     until_ms = now + timeout_ms
     while True:
-        request = session.put([group], now)
+        request = send(now)
         try:
-            return instead_of((yield from _answered(session, request, until_ms)))
+            return (yield from answered(session, request, until_ms))
         except Refused as refusal:
             if refusal.retry_after is None:
                 raise
@@ -150,7 +155,7 @@ def ending(session: Session, now: float, identifier: bytes, timeout_ms: float) -
     return outcome(identifier, *request.value)
 
 
-def _answered(session: Session, request: Request, until_ms: float) -> Generator[Step, Any, Any]:
+def answered(session: Session, request: Request, until_ms: float) -> Procedure[Any]:
     """The value of a request, or its error raised; given up at ``until_ms``."""
     try:
         while not request.done:

@@ -106,7 +106,7 @@ class Peer:
         self.send(m.Order(number, number, verb, arguments))
         return self.value_of(number)
 
-    def refused(self, message: m.Put | m.Settle | m.Extend | m.Ask | m.Order) -> m.Failure:
+    def refused(self, message: m.Put | m.Settle | m.Extend | m.Ask | m.Order | m.Publish | m.Tail) -> m.Failure:
         """Send a message that must be refused; the refusal."""
         self.send(message)
         failure = self.answer(message.number)

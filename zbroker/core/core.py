@@ -16,6 +16,7 @@ from zbroker.core import (
     edges,
     flowing,
     history,
+    kept,
     leave,
     orders,
     peers,
@@ -23,9 +24,11 @@ from zbroker.core import (
     recovery,
     rows,
     settle,
+    tails,
     timers,
 )
 from zbroker.core.entities import Peer
+from zbroker.core.publish import publish
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import Notice, Settings, State
@@ -147,6 +150,14 @@ class Core:
                     answer = orders.order(state, message.verb, message.arguments)
                     peers.applied(state, peer, message.number, answer)
                 state.tick.send(route, m.Answer(message.number, answer))
+            case m.Publish():
+                seen, answer = peers.seen_before(state, peer, message.number, message.low)
+                if not seen:
+                    answer = publish(state, message)
+                    peers.applied(state, peer, message.number, answer)
+                state.tick.send(route, m.Answer(message.number, answer))
+            case m.Tail():
+                state.tick.send(route, m.Answer(message.number, tails.tail(state, peer, message)))
             case m.Goodbye():
                 peers.goodbye(state, peer)
             case _:
@@ -223,6 +234,8 @@ class Core:
         for queue in state.touched:
             meta[rows.META_QUEUE + queue.name.encode()] = rows.pack(queue.row())
         state.touched.clear()
+        if state.topics.touched:
+            kept.write_rows(state)
         peers.write_batches(state)
         if tick.has_rows:
             meta[rows.META_TICK] = rows.number8(tick.number)

@@ -14,6 +14,7 @@ from zbroker.core.policy import Options, QueuePolicy
 from zbroker.core.rows import Change
 from zbroker.core.states import Counts
 from zbroker.core.states import State as JobState
+from zbroker.core.topics import Tail
 from zbroker.core.window import Place
 from zclient.protocol.record import Header, sequence_of
 
@@ -55,6 +56,7 @@ class Peer:
         "reserved",
         "route",
         "seen",
+        "tails",
         "tasks",
         "turn",
         "unsettled",
@@ -81,6 +83,7 @@ class Peer:
         self.probe_at = 0  # lease clock
         self.joined_ms = 0  # lease clock
         self.watched: set[bytes] = set()
+        self.tails: dict[int, Tail] = {}  # by the number that it gave them
         self.producer: Producer | None = None
         self.info: dict[str, Any] = {}
         self.tasks: dict[str, Options] = {}  # queue -> what the worker's task says of its jobs

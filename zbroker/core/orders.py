@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import callbacks, dead, flowing, history, rows, schedules, waiting
+from zbroker.core import bindings, callbacks, dead, flowing, history, kept, rows, schedules, waiting
 from zbroker.core.entities import Queue
 from zbroker.core.policy import Options
 from zbroker.core.put import refuse_new_queue
@@ -285,6 +285,10 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "close_batch": callbacks.close_batch,
     "cancel_workflow": flowing.cancel,
     "retry_workflow": flowing.retry,
+    "bind": bindings.bind,
+    "unbind": bindings.unbind,
+    "keep_topic": kept.keep,
+    "forget_topic": kept.forget,
     "cancel": cancel,
     "purge": purge,
     "pause": pause,

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, leave, rows
+from zbroker.core import history, leave, rows, tails
 from zbroker.core.entities import Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -69,6 +69,7 @@ def _connect(state: State, peer: Peer, route: bytes, message: Hello) -> None:
             state.routes.pop(peer.route, None)
         peer.joined_ms = state.now
         history.unwatch(state, peer, list(peer.watched))
+        tails.leave(state, peer)
     state.routes[route] = peer
     peer.route = route
     peer.seen = True
@@ -207,6 +208,7 @@ def _disconnect(state: State, peer: Peer) -> None:
     if peer.producer is not None and peer.producer.applied:
         state.batches[peer] = None  # the day that its numbers are kept begins now
     history.unwatch(state, peer, list(peer.watched))
+    tails.leave(state, peer)
     peer.reserved = False
     for queue in peer.queues:
         _serves_no_more(state, peer, queue)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from zbroker import limits
 from zbroker.core import batches, edges, history, rows, unique, waiting
 from zbroker.core.entities import Queue
-from zbroker.core.policy import Options
+from zbroker.core.policy import Options, QueuePolicy
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -38,16 +38,22 @@ def put(state: State, message: Put, *, own_batch: bytes | None = None) -> dict[s
 
     ``own_batch``: the batch of the job whose handler sends these; it may add to that one.
     """
-    plans = judge(state, message.groups)
-    known = existing(state, message.groups)
-    groups = [without(group, known) for group in message.groups] if known else message.groups
+    return put_judged(state, message.groups, judge(state, message.groups), own_batch=own_batch)
+
+
+def put_judged(
+    state: State, given: list[Group], plans: list[Plan], *, own_batch: bytes | None = None
+) -> dict[str, Instead] | None:
+    """The same for groups that were judged one by one, and are together not too many."""
+    known = existing(state, given)
+    groups = [without(group, known) for group in given] if known else given
     refuse_if_full(state, groups, plans)
     for group, plan in zip(groups, plans, strict=True):
         if "batch" in plan.kept and group.ids:
             batches.judge(state, plan.kept["batch"], own_batch)
     order: list[int] | range = range(len(groups))
     if any("after" in plan.kept for plan in plans):
-        order = edges.judge(state, message.groups, [bool(group.ids) for group in groups])
+        order = edges.judge(state, given, [bool(group.ids) for group in groups])
     instead: Instead = []
     for group, plan in ((groups[place], plans[place]) for place in order):
         if "unique" in plan.kept and group.ids:
@@ -96,18 +102,28 @@ _PLAIN = Plan(rows.rank_of(0), b"", 0, 0, {})
 
 def judge_group(state: State, group: Group, *, closed: bool = False) -> Plan:
     """The options of a group, judged; raises `Refusal`. ``closed``: a queue that takes no new jobs now is no fault."""
-    queue = state.queues.get(group.queue)
-    if queue is None:
-        refuse_new_queue(state, group.queue)
-    elif queue.closed and not closed:
-        raise Refusal("closed", f"queue {queue.name} takes no new jobs: it is being drained")
+    policy = judge_queue(state, group.queue, closed=closed)
     if not b"".join(group.ids).isalnum():  # not of the client's own making: look closer
         for identifier in group.ids:
             fault = wire.id_fault(identifier)
             if fault:
                 raise Refusal("invalid", fault)
-    options = group.options
-    policy = queue.policy if queue is not None else state.policy(group.queue, {})
+    return judge_options(state, group.options, policy)
+
+
+def judge_queue(state: State, name: str, *, closed: bool = False) -> QueuePolicy:
+    """What a queue that takes jobs says of them; raises `Refusal` if it takes none, or there can be none."""
+    queue = state.queues.get(name)
+    if queue is None:
+        refuse_new_queue(state, name)
+        return state.policy(name, {})
+    if queue.closed and not closed:
+        raise Refusal("closed", f"queue {name} takes no new jobs: it is being drained")
+    return queue.policy
+
+
+def judge_options(state: State, options: Options, policy: QueuePolicy) -> Plan:
+    """The options of jobs for a queue with this policy, judged; raises `Refusal`."""
     if not options:
         return _PLAIN._replace(expires_ms=state.wall + policy.ttl_ms) if policy.ttl_ms else _PLAIN
     fault = job_fault(options)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import composed, dead, edges, history, listings, rows, schedules
+from zbroker.core import bindings, composed, dead, edges, history, kept, listings, rows, schedules
 from zbroker.core.entities import Peer, Queue
 from zbroker.core.orders import id_of, no_such_job, policy_row, queue_of
 from zbroker.core.refusal import Refusal
@@ -27,6 +27,11 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
     elif verb == "schedules":
         refuse_if_busy(state)
         state.work(schedules.tell_all(state, peer, number))
+    elif verb == "bindings":
+        bindings.begin_listing(state, peer, number, arguments)
+    elif verb == "publications":
+        refuse_if_busy(state)
+        kept.begin_page(state, peer, number, arguments)
     elif verb == "show" and not state.history.complete:
         refuse_if_busy(state)
         state.work(_show_later(state, peer, number, arguments))
@@ -247,4 +252,5 @@ _VERBS: dict[str, Callable[[State, dict[str, Any]], Any]] = {
     "queue": _queue,
     "workers": _workers,
     "stats": _stats,
+    "kept_topics": kept.rows_of_all,
 }

@@ -4,7 +4,7 @@ whatever waits."""
 from dataclasses import replace
 
 from zbroker import limits
-from zbroker.core import dead, edges, history, leave, rows, schedules, works
+from zbroker.core import bindings, dead, edges, history, kept, leave, rows, schedules, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -43,6 +43,8 @@ def open_state(state: State, broker: bytes) -> None:
             next(steps, None)
         if not state.history.complete:
             state.work(steps)
+    kept.open_kept(state)
+    bindings.read(state)
     for key, value in view.scan("meta", rows.META_WORK, rows.beyond(rows.META_WORK)):
         number = int.from_bytes(key[len(rows.META_WORK) :], "big")
         state.next_work = max(state.next_work, number)

@@ -321,6 +321,74 @@ def history_key(tick: int, n: int) -> bytes:
     return number8(tick) + n.to_bytes(4, "big")
 
 
+# ---- topics: b pattern 0 queue -> BindingRow; k pattern -> KeptRow; l number offset -> LogRow;
+# i number id -> offset; o -> the next offset
+
+TOPICS_BINDING, TOPICS_KEPT, TOPICS_LOG, TOPICS_INDEX, TOPICS_OFFSET = b"b", b"k", b"l", b"i", b"o"
+
+TIMER_TOPIC = 6
+"""The oldest of a kept topic may be too old."""
+
+
+class BindingRow(NamedTuple):
+    """Whose publications a queue gets copies of."""
+
+    filters: list[list[Any]]
+    created_ms: int
+    backfill: int = 0  # the offset before which a backfill ends that goes on; 0: there is none
+    since_ms: int = 0  # wall clock: of those that were published before it copies nothing
+
+
+class KeptRow(NamedTuple):
+    """A kept topic: its rule, and what lies in its log."""
+
+    number: int
+    keep_ms: int  # 0: as long as there is room
+    keep_bytes: int  # 0: as many as come in that time
+    created_ms: int
+    first: int = 0  # no offset of it lies before this one
+    publications: int = 0
+    size: int = 0  # of its rows, without their index
+    look_ms: int = 0  # wall clock: when its timer is; 0: it has none
+
+
+class LogRow(NamedTuple):
+    """A kept publication."""
+
+    topic: str
+    options: dict[str, Any]
+    id: bytes
+    at_ms: int
+    payload: bytes
+
+
+def binding_key(pattern: str, queue: str) -> bytes:
+    return b"%b%b\0%b" % (TOPICS_BINDING, pattern.encode(), queue.encode())
+
+
+def split_binding_key(row_key: bytes) -> tuple[str, str]:
+    """Pattern, queue."""
+    pattern, _, queue = row_key[len(TOPICS_BINDING) :].partition(b"\0")
+    return pattern.decode(), queue.decode()
+
+
+def log_prefix(number: int) -> bytes:
+    return TOPICS_LOG + number8(number)
+
+
+def log_key(number: int, offset: int) -> bytes:
+    return log_prefix(number) + number8(offset)
+
+
+def offset_of(row_key: bytes) -> int:
+    """Of the key of a row of a log."""
+    return int.from_bytes(row_key[-8:], "big")
+
+
+def index_prefix(number: int) -> bytes:
+    return TOPICS_INDEX + number8(number)
+
+
 # ---- meta
 
 

@@ -19,6 +19,7 @@ from zbroker.core.rows import Change
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zbroker.core.tick import Tick, View
+from zbroker.core.topics import Topics
 from zbroker.core.window import Budget, Place
 from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire
@@ -111,6 +112,7 @@ class State:
         self.resting: list[tuple[int, int, Steps]] = []  # a heap of (lease clock, n, slow work that goes on then)
         self.next_work = 0  # the number of the last long order
         self.schedules = 0  # how many there are
+        self.topics = Topics()
         self.history = HistoryIndex()
         self.notices: list[Notice] = []
         self.disk_low = False

@@ -3,7 +3,7 @@
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import history, keeping, leave, peers, rows, schedules, unique, waiting
+from zbroker.core import history, keeping, kept, leave, peers, rows, schedules, unique, waiting
 from zbroker.core.entities import NEVER, Delivery, expiry_of, place_of
 from zbroker.core.state import State
 from zbroker.core.states import WAITING, Event
@@ -96,6 +96,7 @@ _KINDS = {
     rows.TIMER_UNIQUE: _lapse,
     rows.TIMER_SCHEDULE: schedules.fire,
     rows.TIMER_BATCH: keeping.fire,
+    rows.TIMER_TOPIC: kept.fire,
 }
 
 

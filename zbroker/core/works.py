@@ -5,10 +5,11 @@ new cursor are in one commit.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from zbroker import limits
-from zbroker.core import dead, edges, flow_works, history, rows, unique
+from zbroker.core import backfill, dead, edges, flow_works, history, rows, unique
 from zbroker.core.entities import Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -19,12 +20,12 @@ from zclient.protocol.record import header_of
 class Work(NamedTuple):
     """A long order as its row keeps it."""
 
-    kind: str  # one of _KINDS
+    kind: str  # one of _KINDS, or "backfill"
     queue: str  # empty where the jobs are named
-    cursor: bytes  # the key that it goes on from
-    until: int  # purge: the floor; others: the wall clock up to which jobs died that it is for
+    cursor: bytes  # the key that it goes on from; backfill: the offset
+    until: int  # purge: the floor; backfill: the offset before which it ends; others: when jobs died at the latest
     rate: int  # replay: jobs a second; 0: as fast as may be
-    reason: str = ""  # of those that died of it; empty: of whatever
+    reason: str = ""  # of those that died of it; empty: of whatever; backfill: the pattern of the binding
     error: str = ""  # of those whose last error was of this type; likewise
     ids: list[bytes] = []  # noqa: RUF012 (nobody changes it): the jobs that are left, or the workflow, named
 
@@ -52,6 +53,9 @@ def begin(state: State, work: Work) -> int:
 
 def go_on(state: State, number: int, work: Work) -> None:
     """Run a long order from its cursor on."""
+    if work.kind == "backfill":
+        state.work(backfill.run(state, work, partial(_save, state, number)))
+        return
     step = _KINDS[work.kind]
     state.work(_run(state, number, work, step))
 
@@ -65,10 +69,15 @@ def _run(state: State, number: int, work: Work, step: Callable[[State, Work], St
     while after is not None:
         work = after
         after, acted = step(state, work)
-        state.tick.rows["meta"][_work_key(number)] = rows.pack(after) if after is not None else None
+        _save(state, number, after)
         yield state.now + 1000 * acted // work.rate if work.rate and acted else None
     if work.kind in ("purge", "replay", "drop"):
         state.notice("info", f"{work.kind} finished", queue=work.queue)
+
+
+def _save(state: State, number: int, work: Work | None) -> None:
+    """Write the order's row as it goes on, or take it away at its end."""
+    state.tick.rows["meta"][_work_key(number)] = rows.pack(work) if work is not None else None
 
 
 def _work_key(number: int) -> bytes:

@@ -47,11 +47,12 @@ CHURNING = frozenset(
         "dead",
         "history",
         "results",
+        "topics",
     }
 )
 """Their rows come and go: a file that is mostly deletions is compacted at once, or scans would wade through it."""
 
-BLOBS = frozenset({"jobs", "payloads", "results"})
+BLOBS = frozenset({"jobs", "payloads", "results", "topics"})
 """Their values may be large."""
 
 # Options that the Python binding has no setter for. It can load them from a file as RocksDB itself writes it.

@@ -14,7 +14,7 @@ import click
 from zclient.durations import parse_duration
 from zclient.errors import InvalidArgument
 from zclient.options import wire_value
-from zclient.protocol.options import JOB_OPTIONS
+from zclient.protocol.options import COPY_OPTIONS, JOB_OPTIONS, Option
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -69,7 +69,16 @@ def _reader(name: str) -> Callable[[str], str]:
 
 def job_options(function: _Decorated) -> _Decorated:
     """All options of a job, under their names. What was not given is None; headers are a tuple of pairs."""
-    for name, option in reversed(JOB_OPTIONS.items()):
+    return _with_options(function, JOB_OPTIONS)
+
+
+def copy_options(function: _Decorated) -> _Decorated:
+    """Those of what is published, likewise."""
+    return _with_options(function, COPY_OPTIONS)
+
+
+def _with_options(function: _Decorated, options: dict[str, Option]) -> _Decorated:
+    for name, option in reversed(options.items()):
         if name == "batch":
             continue  # whoever opens a batch sends its jobs
         flag = "--" + name.replace("_", "-")

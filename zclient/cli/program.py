@@ -2,7 +2,7 @@
 
 import click
 
-from zclient.cli import dead, jobs, openbatches, queues, schedules, sending, status, workflows
+from zclient.cli import dead, jobs, openbatches, queues, schedules, sending, status, topics, workflows
 from zclient.cli.common import VerbGroup, client_options, version_option
 
 
@@ -36,6 +36,7 @@ for verb in (
     schedules.schedule,
     workflows.workflow,
     openbatches.batch,
+    topics.topic,
     status.worker,
     status.stats,
 ):

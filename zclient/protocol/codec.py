@@ -12,6 +12,16 @@ import msgpack
 
 from zclient.protocol import limits, plans
 from zclient.protocol import messages as m
+from zclient.protocol.shapes import MalformedMessage
+from zclient.protocol.shapes import blobs as _blobs
+from zclient.protocol.shapes import ids as _ids
+from zclient.protocol.shapes import list_of as _list_of
+from zclient.protocol.shapes import need as _need
+from zclient.protocol.shapes import number as _number
+from zclient.protocol.shapes import spill as _spill
+from zclient.protocol.shapes import typed as _typed
+
+__all__ = ["MalformedMessage", "decode", "encode", "is_native"]
 
 _COMMANDS: dict[type, int] = {
     m.Hello: 1,
@@ -27,6 +37,8 @@ _COMMANDS: dict[type, int] = {
     m.Order: 11,
     m.Progress: 12,
     m.Workflow: 13,
+    m.Publish: 14,
+    m.Tail: 15,
     m.Welcome: 64,
     m.Who: 65,
     m.Ok: 66,
@@ -39,16 +51,8 @@ _COMMANDS: dict[type, int] = {
     m.Cancel: 73,
     m.Closing: 74,
     m.Changed: 75,
+    m.Publications: 77,
 }
-
-
-class MalformedMessage(Exception):
-    """The peer's fault: what came is no message of this protocol. ``number`` is its number where one could be read."""
-
-    def __init__(self, reason: str, number: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.number = number
 
 
 def is_native(first_frame: bytes) -> bool:
@@ -69,20 +73,6 @@ def encode(message: m.Message) -> list[bytes]:
     frames: list[bytes] = [b""]
     frames[0] = msgpack.packb((command, *encoder(message, frames)))
     return frames
-
-
-def _spill(blobs: Sequence[Any], frames: list[bytes]) -> Sequence[Any]:
-    """``blobs`` with the large ones moved to ``frames`` and their frame numbers in their places."""
-    if not any(blob.__class__ is bytes and len(blob) >= limits.LARGE_BYTES for blob in blobs):
-        return blobs
-    spilled: list[Any] = []
-    for blob in blobs:
-        if blob.__class__ is bytes and len(blob) >= limits.LARGE_BYTES:
-            spilled.append(len(frames))
-            frames.append(blob)
-        else:
-            spilled.append(blob)
-    return spilled
 
 
 def _encode_put(put: Any, frames: list[bytes]) -> Sequence[Any]:
@@ -119,7 +109,23 @@ def _encode_finished(finished: Any, frames: list[bytes]) -> Sequence[Any]:
     return ([(end[0], end[1], result, end[3]) for end, result in zip(finished.ends, results, strict=True)],)
 
 
+def _encode_publish(publish: Any, frames: list[bytes]) -> Sequence[Any]:
+    return publish.number, publish.low, _encode_payloads(publish.publications, frames)
+
+
+def _encode_publications(told: Any, frames: list[bytes]) -> Sequence[Any]:
+    return told.tail, told.position, _encode_payloads(told.publications, frames)
+
+
+def _encode_payloads(rows: Sequence[Any], frames: list[bytes]) -> list[Any]:
+    """Rows whose last field is a payload."""
+    payloads = _spill([row[-1] for row in rows], frames)
+    return [(*row[:-1], payload) for row, payload in zip(rows, payloads, strict=True)]
+
+
 _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
+    m.Publish: _encode_publish,
+    m.Publications: _encode_publications,
     m.Put: _encode_put,
     m.Workflow: _encode_workflow,
     m.Settle: _encode_settle,
@@ -130,7 +136,9 @@ _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
 
 # ---- decoding
 
-_NUMBERED = frozenset(_COMMANDS[kind] for kind in (m.Put, m.Settle, m.Extend, m.Ask, m.Order, m.Workflow))
+_NUMBERED = frozenset(
+    _COMMANDS[kind] for kind in (m.Put, m.Settle, m.Extend, m.Ask, m.Order, m.Workflow, m.Publish, m.Tail)
+)
 """Commands whose first field is the number that an answer names."""
 
 
@@ -151,56 +159,6 @@ def decode(frames: Sequence[bytes]) -> m.Message:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, msgpack.exceptions.UnpackException) as error:
         raise MalformedMessage(f"not a message: {type(error).__name__}: {error}"[:200], number) from None
-
-
-def _need(condition: bool, reason: str) -> None:
-    if not condition:
-        raise MalformedMessage(reason)
-
-
-def _typed(value: Any, kind: type, what: str) -> Any:
-    if type(value) is not kind:
-        raise MalformedMessage(f"{what} is a {kind.__name__}, not a {type(value).__name__}")
-    return value
-
-
-def _number(value: Any, what: str) -> int:
-    """A non-negative integer below 2**53, the range that every language's numbers hold."""
-    if type(value) is not int or not 0 <= value < 1 << 53:
-        raise MalformedMessage(f"{what} is an integer from 0 to 2**53 - 1, not {value!r:.40}")
-    return value
-
-
-def _list_of(value: Any, kind: type, what: str, most: int) -> list[Any]:
-    if type(value) is not list or (value and set(map(type, value)) != {kind}):
-        raise MalformedMessage(f"{what} is a list of {kind.__name__}")
-    if len(value) > most:
-        raise MalformedMessage(f"{what} has at most {most} items, not {len(value)}")
-    return value
-
-
-def _ids(value: Any, most: int = limits.MAX_CAPACITY) -> list[bytes]:
-    ids = _list_of(value, bytes, "ids", most)
-    if ids:
-        lengths = set(map(len, ids))
-        if min(lengths) < 1 or max(lengths) > limits.MAX_ID_BYTES:
-            raise MalformedMessage(f"an id has 1 to {limits.MAX_ID_BYTES} bytes")
-    return ids
-
-
-def _blobs(value: Any, frames: Sequence[bytes], *, optional: bool) -> list[Any]:
-    """A list of byte strings, with frame numbers replaced by their frames."""
-    kinds = set(map(type, _typed(value, list, "a list of payloads")))
-    if kinds <= {bytes}:
-        return value  # type: ignore[no-any-return]
-    allowed = {bytes, int, type(None)} if optional else {bytes, int}
-    _need(kinds <= allowed, "a payload is bytes or a frame number")
-    if int in kinds:
-        for position, blob in enumerate(value):
-            if type(blob) is int:
-                _need(0 < blob < len(frames), f"no frame {blob}")
-                value[position] = frames[blob]
-    return value  # type: ignore[no-any-return]
 
 
 def _group(fields: Any, frames: Sequence[bytes]) -> m.Group:
@@ -349,6 +307,47 @@ def _decode_order(fields: Any, frames: Sequence[bytes]) -> m.Order:
     )
 
 
+def _decode_publish(fields: Any, frames: Sequence[bytes]) -> m.Publish:
+    _, number, low, publications = fields
+    told = _list_of(publications, list, "publications", limits.MAX_BATCH_JOBS)
+    _need(len(told) > 0, "a PUBLISH has at least one publication")
+    return m.Publish(_number(number, "number"), _number(low, "low"), [_publication(row, frames) for row in told])
+
+
+def _publication(row: Any, frames: Sequence[bytes]) -> m.Publication:
+    topic, options, identifier, payload = row
+    return m.Publication(
+        _typed(topic, str, "topic"),
+        _typed(options, dict, "options"),
+        _ids([identifier])[0],
+        _blobs([payload], frames, optional=False)[0],
+    )
+
+
+def _decode_tail(fields: Any, frames: Sequence[bytes]) -> m.Tail:
+    _, number, tail, pattern, filters, position, octets = fields
+    return m.Tail(
+        _number(number, "number"),
+        _number(tail, "tail"),
+        pattern if pattern is None else _typed(pattern, str, "pattern"),
+        _typed(filters, list, "filters"),
+        _number(position, "position"),
+        _number(octets, "octets"),
+    )
+
+
+def _decode_publications(fields: Any, frames: Sequence[bytes]) -> m.Publications:
+    _, tail, position, publications = fields
+    told = _list_of(publications, list, "publications", limits.MAX_CAPACITY)
+    return m.Publications(_number(tail, "tail"), _number(position, "position"), [_told(row, frames) for row in told])
+
+
+def _told(row: Any, frames: Sequence[bytes]) -> m.Told:
+    offset, *publication, at_ms, payload = row
+    topic, options, identifier, payload = _publication((*publication, payload), frames)
+    return m.Told(_number(offset, "offset"), topic, options, identifier, _number(at_ms, "time"), payload)
+
+
 def _leases(value: Any) -> list[tuple[int, list[bytes]]]:
     return [(_number(fence, "fence"), _ids(ids)) for fence, ids in _typed(value, list, "leases")]
 
@@ -423,6 +422,8 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     11: _decode_order,
     12: _decode_progress,
     13: _decode_workflow,
+    14: _decode_publish,
+    15: _decode_tail,
     64: _decode_welcome,
     65: lambda fields, frames: m.Who(),
     66: lambda fields, frames: m.Ok(_list_of(fields[1], int, "numbers", 1 << 20)),
@@ -435,4 +436,5 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     73: lambda fields, frames: m.Cancel(_number(fields[1], "fence"), _ids(fields[2])),
     74: lambda fields, frames: m.Closing(_typed(fields[1], str, "reason")),
     75: lambda fields, frames: m.Changed(_list_of(fields[1], dict, "jobs", limits.MAX_CAPACITY)),
+    77: _decode_publications,
 }

@@ -102,6 +102,35 @@ MAX_PARTS = 1000
 
 WORKFLOW_ID_BYTES = 22
 """A workflow's id: with step and number behind it, it is the id of a job, as long as those that clients make."""
+MAX_TOPIC_CHARS = 200
+"""A topic, or a pattern of topics."""
+
+MAX_TOPIC_WORDS = 32
+"""Words of a topic or pattern, between its dots."""
+
+MAX_OPEN_WORDS = 8
+"""`#` in one pattern: each may stand for any number of words, so each makes matching longer."""
+
+MAX_FILTERS = 20
+"""Tests on headers in one binding or tail, all of which must hold."""
+
+MAX_FILTER_VALUES = 100
+"""Values that one test with `in` names."""
+
+MAX_PUBLICATION_ID_BYTES = 40
+"""The id of a publication: with 17 bytes for the queue behind it, it is the id of a copy."""
+
+MAX_PUBLICATION_HEADERS_BYTES = MAX_HEADERS_BYTES - MAX_TOPIC_CHARS - 10
+"""The headers of a publication, encoded: with its topic they are the headers of a copy."""
+
+MAX_COPIES = 1000
+"""Jobs that one PUBLISH makes: each costs the broker what a job of a PUT does, and all are stored in one turn."""
+
+MAX_COPY_BYTES = 64 * 1024 * 1024
+"""Payload bytes of all of them: a copy has its payload to itself."""
+
+MAX_TAILS_PER_PEER = 100
+"""Tails that one peer may follow at a time."""
 
 MAX_PROGRESS_CHARS = 500
 """The text of a job's progress; longer ones are cut by the worker."""

@@ -44,6 +44,27 @@ class Settlement(NamedTuple):
     values: list[Any] | None
 
 
+class Publication(NamedTuple):
+    """What is published under a topic: each bound queue that takes it gets a copy, a job with these options."""
+
+    topic: str
+    options: dict[str, Any]
+    id: bytes
+    payload: bytes
+
+
+class Told(NamedTuple):
+    """A publication as it is told to those who follow its topic. ``offset`` is its place among all that are kept; 0 if
+    it is not. ``at_ms``: when it was published, Unix milliseconds, by the broker's clock."""
+
+    offset: int
+    topic: str
+    options: dict[str, Any]
+    id: bytes
+    at_ms: int
+    payload: bytes
+
+
 class Sent(NamedTuple):
     """Jobs that a handler sent: stored in the commit of its own job's ack, or not at all."""
 
@@ -75,6 +96,25 @@ class Put(NamedTuple):
     number: int
     low: int  # the oldest number its sender has no answer to
     groups: list[Group]
+
+
+class Publish(NamedTuple):
+    """Copies of all of them to all queues that take them, in one commit or not at all. Numbered like PUT."""
+
+    number: int
+    low: int
+    publications: list[Publication]
+
+
+class Tail(NamedTuple):
+    """Follow what is published under a pattern from now on, or allow more of it. ``tail`` is the peer's name for it."""
+
+    number: int
+    tail: int
+    pattern: str | None  # None: no longer
+    filters: list[Any]
+    position: int  # publications may come up to this one, counted from 0 since the tail began
+    octets: int  # and until their payloads are so many bytes in all
 
 
 class Settle(NamedTuple):
@@ -195,6 +235,14 @@ class Changed(NamedTuple):
     jobs: list[dict[str, Any]]
 
 
+class Publications(NamedTuple):
+    """What was published and a tail takes, in order; the first of them is its ``position``-th, counted from 0."""
+
+    tail: int
+    position: int
+    publications: list[Told]
+
+
 class Ping(NamedTuple):
     pass
 
@@ -233,6 +281,8 @@ Message = (
     | Ask
     | Order
     | Workflow
+    | Publish
+    | Tail
     | Welcome
     | Who
     | Ok
@@ -241,6 +291,7 @@ Message = (
     | Deliver
     | Finished
     | Changed
+    | Publications
     | Ping
     | Lost
     | Cancel

@@ -63,6 +63,13 @@ JOB_OPTIONS: dict[str, Option] = {
 }
 """What a producer may say of a job."""
 
+COPY_OPTIONS: dict[str, Option] = {
+    name: option
+    for name, option in JOB_OPTIONS.items()
+    if name not in ("after", "on_parent_death", "unique", "unique_for", "on_conflict")
+}
+"""What somebody who publishes may say of the copies: what does not tie a job to others."""
+
 TASK_OPTIONS: dict[str, Option] = dict(_RETRY)
 """What a worker may say of the jobs that it runs, for a queue at a time: it wins over the queue, the job over it."""
 
