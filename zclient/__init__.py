@@ -24,6 +24,7 @@ from zclient.errors import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    StreamRestarted,
     TooManyPeers,
     TooManyQueues,
     UniqueTaken,
@@ -35,6 +36,7 @@ from zclient.errors import (
 from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
 from zclient.schedules import Schedule
+from zclient.streaming import AsyncStream, Stream
 from zclient.verbs import Bulk, PolicyValue, Why
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ __all__ = [
     "AnswerTimeout",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncStream",
     "BatchTooLarge",
     "BrokerUnreachable",
     "Bulk",
@@ -72,6 +75,8 @@ __all__ = [
     "ResultExpired",
     "ResultTimeout",
     "Schedule",
+    "Stream",
+    "StreamRestarted",
     "TooManyPeers",
     "TooManyQueues",
     "UniqueTaken",

@@ -17,11 +17,13 @@ from zclient.aioengine import AsyncEngine
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
+from zclient.engine import Begin
 from zclient.errors import ClosedError, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, id_bytes, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
+from zclient.streaming import WINDOW, AsyncStream, Reading
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -97,6 +99,25 @@ class AsyncClient:
                 with contextlib.suppress(ZError):  # what counts is that the caller's time is over
                     await job.cancel(timeout=CANCEL_S)
             raise
+
+    def stream(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = 10,
+        on_restart: str = "raise",
+        window: int = WINDOW,
+        **options: Unpack[JobOptions],
+    ) -> AsyncStream:
+        """Iterate over what a job's handler yields; see `Client.stream`. The job is sent when the first value is asked
+        for, or by ``async with``."""
+        reading = Reading(
+            queue, payload, id, timeout=timeout, on_restart=on_restart, window=window, options={**options}
+        )
+        job = self.job(reading.identifier.decode())
+        return AsyncStream(reading, job, self._run, self._nudge, self._config.timeout_ms)
 
     # ---- single jobs
 
@@ -329,6 +350,13 @@ class AsyncClient:
         timeout_ms = self._config.timeout(timeout)
         return await self._living().run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
 
+    async def _run(self, begin: Begin[T]) -> T:
+        return await self._living().run(begin)
+
+    def _nudge(self) -> None:
+        if self._engine is not None and self._engine.is_ours:
+            self._engine.nudge()
+
     def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
         return AsyncJobHandle(self, identifier, existing)
 
@@ -338,8 +366,7 @@ class AsyncClient:
                 yield status
         finally:
             following.leave()
-            if self._engine is not None and self._engine.is_ours:
-                self._engine.nudge()
+            self._nudge()
 
     async def _pages(
         self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None

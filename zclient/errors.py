@@ -223,6 +223,21 @@ class ResultExpired(ZError):
     code = "result_expired"
 
 
+class StreamRestarted(ZError):
+    """The run that gave the values so far is over without an end; another one gives them again, from the first on.
+
+    ``values`` is how many came of it, ``restarts`` how often this happened so far. The stream goes on: the next value
+    is the first of the new run.
+    """
+
+    code = "stream_restarted"
+
+    def __init__(self, text: str = "", *, values: int = 0, restarts: int = 0, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.values = values
+        self.restarts = restarts
+
+
 class ResultTimeout(ZError, TimeoutError):
     """The job did not end in time; it goes on."""
 

@@ -8,7 +8,7 @@ how much is in flight.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zclient.errors import (
@@ -24,6 +24,7 @@ from zclient.errors import (
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
+from zclient.readers import READ_AGAIN_MS, Readers
 from zclient.requests import ASK, EXTEND, ORDER, PUT, SETTLE, WATCH, Numbers, Request
 from zclient.watches import Follower, Watches
 
@@ -87,6 +88,7 @@ class Session:
         self._numbers = Numbers()
         self._waiting: deque[Request] = deque()
         self._watches = Watches()
+        self.readers = Readers()
         self._control: deque[list[bytes]] = deque()
         self._handed: list[Any] = []
         self._connected = False
@@ -124,7 +126,8 @@ class Session:
             return self._connected
         if not self._welcomed:
             return False
-        return bool(self._control or self._waiting or self._watches.pending or self.capacity != self._capacity_told)
+        told = self.capacity == self._capacity_told
+        return bool(self._control or self._waiting or self._watches.pending or self.readers.pending or not told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -170,6 +173,7 @@ class Session:
             ):
                 self._queue(request)
         self._watches.say_again(now - WATCH_AGAIN_MS)
+        self.readers.say_again(now - READ_AGAIN_MS)
 
     # ---- what the owner asks for
 
@@ -202,16 +206,10 @@ class Session:
         """Learn of a job's changes as well. Whoever follows it must `Follower.leave` it."""
         return self._watches.follow(identifier)
 
-    def renew(self, fences: Iterable[int]) -> None:
-        """Let the leases of these deliveries run anew. Nothing without a connection: HELLO names what is held."""
-        fences = list(fences)
-        if fences and self._welcomed:
-            self._control.append(encode(m.Renew(fences)))
-
-    def progress(self, entries: list[tuple[int, bytes, float | None, str]]) -> None:
-        """Tell how far jobs are (fence, id, fraction, text), at most 250 a call. Nothing without a connection."""
+    def say(self, message: m.Renew | m.Progress | m.Partial) -> None:
+        """Say what has no answer. Nothing without a connection: HELLO names what is held."""
         if self._welcomed:
-            self._control.append(encode(m.Progress(entries)))
+            self._control.append(encode(message))
 
     def set_capacity(self, capacity: int) -> None:
         """How many jobs this worker takes at once from now on; 0 pauses it."""
@@ -278,6 +276,9 @@ class Session:
         self._handed = handed
         for request in self._watches.left():
             self._unwatch(request)
+        for reader in self.readers.left():
+            self.give_up(reader.end)
+            self.order("cancel", {"id": reader.identifier}, now)
         if self.hello_due:
             handed.append(_HELLO)
             frames.append(encode(self._hello(now)))
@@ -285,6 +286,7 @@ class Session:
             return self._hand_control(frames, handed)
         if not self._welcomed:
             return frames
+        self._control.extend(map(encode, self.readers.due(now)))
         self._hand_control(frames, handed)
         if self.capacity != self._capacity_told:
             self._capacity_told = self.capacity
@@ -366,7 +368,7 @@ class Session:
     def receive(self, frames: Sequence[bytes], now: float) -> list[m.Message]:
         """Take one message from the broker; returns it if it is for the owner.
 
-        That is DELIVER, LOST, CANCEL, CLOSING, PING and WELCOME (for its ``lost``). The rest ends requests.
+        That is DELIVER, LOST, CANCEL, FLOW, CLOSING, PING and WELCOME (for its ``lost``). The rest ends requests.
         """
         self._heard_ms = now
         try:
@@ -411,6 +413,7 @@ class Session:
                 self._queue(request)
         self._waiting.extend(fresh)
         self._watches.say_again()
+        self.readers.say_again()
 
     def _on_who(self, who: m.Who, now: float) -> bool:
         # One WHO comes for every message that was dropped; the HELLO under way answers them all.
@@ -433,7 +436,7 @@ class Session:
             self._end(failure.number, None, error, now)
         elif self._hellos:
             self._refuse(error, now)
-        else:
+        elif not self.readers.refuse(error):
             self._fault(failure.text or failure.code)
         return False
 
@@ -477,9 +480,6 @@ class Session:
                 self._fault(f"a change of no job: {type(error).__name__} {error}")
         return False
 
-    def _for_owner(self, message: m.Message, now: float) -> bool:
-        return True
-
 
 _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Welcome: Session._on_welcome,
@@ -489,9 +489,6 @@ _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Failure: Session._on_failure,
     m.Finished: Session._on_finished,
     m.Changed: Session._on_changed,
-    m.Deliver: Session._for_owner,
-    m.Ping: Session._for_owner,
-    m.Lost: Session._for_owner,
-    m.Cancel: Session._for_owner,
-    m.Closing: Session._for_owner,
+    m.Part: lambda session, part, now: session.readers.receive(part),
+    **dict.fromkeys((m.Deliver, m.Ping, m.Lost, m.Cancel, m.Flow, m.Closing), lambda session, message, now: True),
 }

@@ -9,7 +9,21 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from zbroker import limits
-from zbroker.core import dead, dispatch, edges, history, leave, orders, peers, queries, recovery, rows, settle, timers
+from zbroker.core import (
+    dead,
+    dispatch,
+    edges,
+    history,
+    leave,
+    orders,
+    peers,
+    queries,
+    recovery,
+    rows,
+    settle,
+    streams,
+    timers,
+)
 from zbroker.core.entities import Peer
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
@@ -118,6 +132,10 @@ class Core:
                 history.unwatch(state, peer, message.ids)
             case m.Progress():
                 settle.progress(state, peer, message)
+            case m.Partial():
+                streams.partial(state, peer, message)
+            case m.Read():
+                streams.read(state, peer, message)
             case m.Ask():
                 queries.ask(state, peer, message)
             case m.Order():
@@ -155,6 +173,8 @@ class Core:
         if not self._hold_expiry:
             timers.expire_leases(state)
             timers.watch_peers(state)
+            if state.unread:
+                streams.watch_readers(state)
         self._slow_work()
         history.trim(state)
         dead.retain(state)

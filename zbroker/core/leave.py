@@ -113,7 +113,7 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
 
 
 def _free_special(state: State, delivery: Delivery, ids: list[bytes]) -> int:
-    """Set free what the done jobs with a key or a unique text held; how many of them have a key."""
+    """Set free what the done jobs that are special held; how many of them have a key."""
     keyed = 0
     for identifier in ids:
         header = delivery.special.pop(identifier, None)
@@ -121,6 +121,8 @@ def _free_special(state: State, delivery: Delivery, ids: list[bytes]) -> int:
             continue
         unique.release(state, delivery.queue.name, identifier, header.options, ran=True)
         edges.over(state, identifier, header.options, None, edges.DONE)
+        if state.streams:
+            state.end_stream(identifier)
         key = place_of(header)[1]
         if key:
             keyed += 1

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, leave, rows
+from zbroker.core import history, leave, rows, streams
 from zbroker.core.entities import Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -128,6 +128,8 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
             wished = [identifier for identifier, change in delivery.changes.items() if change.cancel]
             if wished:
                 state.send(peer, Cancel(fence, wished))
+            if state.streams and delivery.special:
+                streams.told_again(state, delivery)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
     for delivery in missed:
@@ -153,7 +155,10 @@ def goodbye(state: State, peer: Peer) -> None:
     peer.producer = None
     if peer.capacity or peer.deliveries:
         state.notice("info", "worker left", worker=peer.name, jobs=peer.unsettled)
+    read = list(peer.streams)
     _disconnect(state, peer)
+    if read:
+        state.work(streams.leave_all(state, read))
     state.work(_return_and_forget(state, peer))
 
 
@@ -207,6 +212,8 @@ def _disconnect(state: State, peer: Peer) -> None:
     if peer.producer is not None and peer.producer.applied:
         state.batches[peer] = None  # the day that its numbers are kept begins now
     history.unwatch(state, peer, list(peer.watched))
+    if peer.streams:
+        streams.reader_gone(state, peer)
     peer.reserved = False
     for queue in peer.queues:
         _serves_no_more(state, peer, queue)

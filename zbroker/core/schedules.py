@@ -249,6 +249,8 @@ def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
         raise Refusal("too_large", f"a payload of {len(payload)} bytes; at most {state.settings.max_payload}")
     if "at" in options or "unique" in options or "after" in options:
         raise Refusal("invalid", "a schedule's jobs have their times and ids from it: no at, no unique and no after")
+    if "stream" in options:
+        raise Refusal("invalid", "a schedule's jobs have no reader: no stream")
     judge_group(state, Group(arguments["queue"], _with_room(options), [b"id"], [payload]), closed=True)
     schedule = Schedule(
         cron,

@@ -14,7 +14,7 @@ import click
 from zclient.durations import parse_duration
 from zclient.errors import InvalidArgument
 from zclient.options import wire_value
-from zclient.protocol.options import JOB_OPTIONS
+from zclient.protocol.options import CALLED_OPTIONS, JOB_OPTIONS
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -70,6 +70,8 @@ def _reader(name: str) -> Callable[[str], str]:
 def job_options(function: _Decorated) -> _Decorated:
     """All options of a job, under their names. What was not given is None; headers are a tuple of pairs."""
     for name, option in reversed(JOB_OPTIONS.items()):
+        if name in CALLED_OPTIONS:
+            continue
         flag = "--" + name.replace("_", "-")
         told = option.help[0].upper() + option.help[1:] + "."
         if name == "headers":

@@ -59,8 +59,12 @@ JOB_OPTIONS: dict[str, Option] = {
     "unique_for": Option("period", "done", 1, limits.MAX_DELAY_MS, PERIODS, "how long the text stays taken"),
     "on_conflict": Option("choice", "existing", choices=CONFLICTS, help="what becomes of a second job"),
     "headers": Option("headers", {}, 0, limits.MAX_HEADERS_BYTES, help="context beside the payload"),
+    "stream": Option("flag", False, help="it has a reader, who takes what its handler yields"),
 }
 """What a producer may say of a job."""
+
+CALLED_OPTIONS = frozenset({"stream"})
+"""Those of them that nobody writes: a call of its own (`Client.stream`) says them."""
 
 TASK_OPTIONS: dict[str, Option] = dict(_RETRY)
 """What a worker may say of the jobs that it runs, for a queue at a time: it wins over the queue, the job over it."""
@@ -109,6 +113,8 @@ def job_fault(options: Mapping[Any, Any]) -> str | None:
         return "unique_for and on_conflict go with unique"
     if "on_parent_death" in options and "after" not in options:
         return "on_parent_death goes with after"
+    if "stream" in options and "unique" in options:
+        return "stream and unique exclude each other: a stream has one reader"
     return None
 
 
@@ -143,6 +149,10 @@ def _choice(option: Option, value: Any) -> str | None:
     if type(value) is str and value in option.choices:
         return None
     return f"one of {', '.join(option.choices)}, not {value!r:.40}"
+
+
+def _flag(option: Option, value: Any) -> str | None:
+    return None if type(value) is bool else f"true or false, not {value!r:.40}"
 
 
 def _text(option: Option, value: Any) -> str | None:
@@ -212,6 +222,7 @@ _FAULTS = {
     "size": _whole,
     "share": _share,
     "choice": _choice,
+    "flag": _flag,
     "text": _text,
     "backoff": _backoff,
     "period": _period,
