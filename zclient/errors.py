@@ -196,7 +196,7 @@ class JobCancelled(ZError):
 
     ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), ``replaced``: another job with
     its unique text took its place, and ``by`` is the id of that one; or ``parent``: a job that it waited for is dead
-    or cancelled, and ``parent`` is the id of that one.
+    or cancelled, and ``parent`` is the id of that one. A stream that lost its reader has the reason ``unread``.
     """
 
     code = "job_cancelled"

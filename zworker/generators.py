@@ -34,14 +34,13 @@ def run_generator(job: Job, generator: Generator[Any, Any, Any], max_bytes: int)
                 _deliver_before(error, job, partials)
                 raise
             resume = generator.__next__
+            if partials is not None:
+                encoded = _encoded(value, max_bytes)
+                if isinstance(encoded, Exception):
+                    resume = _throwing(generator, encoded)
+                else:
+                    _wait(job, partials, _offering(partials, encoded))
             job.check()
-            if partials is None:
-                continue
-            encoded = _encoded(value, max_bytes)
-            if isinstance(encoded, Exception):
-                resume = _throwing(generator, encoded)
-            else:
-                _wait(job, partials, _offering(partials, encoded))
         if partials is not None:
             _wait(job, partials, partials.end)
         return result
@@ -65,15 +64,15 @@ async def run_async_generator(job: Job, generator: AsyncGenerator[Any, Any], max
                     await changed.until(job, partials.end, error)
                 raise
             fault = None
-            job.check()
             if partials is None:
                 await asyncio.sleep(0)  # so that one that never waits leaves the loop to others
-                continue
-            encoded = _encoded(value, max_bytes)
-            if isinstance(encoded, Exception):
-                fault = encoded
             else:
-                await changed.until(job, _offering(partials, encoded))
+                encoded = _encoded(value, max_bytes)
+                if isinstance(encoded, Exception):
+                    fault = encoded
+                else:
+                    await changed.until(job, _offering(partials, encoded))
+            job.check()
         if partials is not None:
             await changed.until(job, partials.end)
     finally:

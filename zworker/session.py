@@ -157,9 +157,9 @@ class WorkerSession:
                 job = delivery.jobs.get(identifier)
                 # What is settled already learns from the answer whether it counted.
                 if job is not None and job.unsettled:
-                    self._end(job)
-                    job.lease_lost = True
+                    job.lease_lost = True  # before its run is told that nobody reads it
                     job.lost_reason = reason
+                    self._end(job)
                     self._interrupted.append(job)
                     self._forget(fence, [identifier])
 

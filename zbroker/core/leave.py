@@ -321,10 +321,10 @@ def _cancelled(state: State, leaving: Leaving, change: Change) -> None:
         fence=delivery.fence,
         worker=delivery.peer.name,
         changes={identifier: rows.encode_change(change)},
-        reason="cancelled",
+        reason=change.reason or "cancelled",
         digests=digests,
     )
-    history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "cancelled"})
+    history.tell(state, identifier, JobState.CANCELLED, None, {"reason": change.reason or "cancelled"})
 
 
 # ---- shared by the ways

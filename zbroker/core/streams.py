@@ -44,18 +44,23 @@ def _begin(state: State, peer: Peer, identifier: bytes, stream: Stream | None) -
     if found is None or found.state is JobState.DEAD:
         return None
     if not found.header.options.get("stream"):
-        raise Refusal("invalid", f"job {identifier.decode()!r} is no stream")
+        raise _unreadable(identifier, "is no stream")
     if stream is not None and stream.peer is not None:
-        raise Refusal("conflict", f"job {identifier.decode()!r} has another reader")
+        raise _unreadable(identifier, "has another reader")
     if found.changed().cancel:
         return None
     if len(peer.streams) >= wire.MAX_STREAMS_PER_PEER:
-        raise Refusal("invalid", f"a peer reads at most {wire.MAX_STREAMS_PER_PEER} streams")
+        raise _unreadable(identifier, f"is one stream more than the {wire.MAX_STREAMS_PER_PEER} that a peer may read")
     if stream is None:
         stream = state.streams[identifier] = Stream()
     stream.peer = peer
     peer.streams[identifier] = None
     return stream
+
+
+def _unreadable(identifier: bytes, why: str) -> Refusal:
+    told = identifier.decode(errors="replace")
+    return Refusal("invalid", f"job {told} {why}", id=told)
 
 
 def reader_gone(state: State, peer: Peer) -> None:
@@ -105,9 +110,9 @@ def _leave(state: State, identifier: bytes) -> None:
         return
     state.count("streams_left")
     if found.delivery is not None:
-        waiting.wish_away(state, found)
+        waiting.wish_away(state, found, "unread")
     else:
-        waiting.cancel(state, found, "cancelled")
+        waiting.cancel(state, found, "unread")
 
 
 # ---- the worker
