@@ -385,6 +385,21 @@ def test_schedules() -> None:
     ]
 
 
+def test_streams(endpoint: str) -> None:
+    told = example("streams.py", endpoint)
+    left = [line for line in told if line.startswith("nobody")]
+    assert left == ["nobody reads any more: it came to fewer than 200: True"]
+    assert [line for line in told if line not in left] == [
+        "squares: [0, 1, 4, 9, 16, 25]",
+        "words: ['one', 'after', 'the', 'other']",
+        "begins again, after 2 rows",
+        "report: ['row 1 of run 2', 'row 2 of run 2', 'row 3 of run 2']",
+        "failed: PayloadMismatch",
+        "endless: [1, 2, 3]",
+        "its job was cancelled",
+    ]
+
+
 def test_calls(endpoint: str) -> None:
     assert example("calls.py", endpoint) == [
         "20 degrees are 68.0",

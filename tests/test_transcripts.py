@@ -176,7 +176,8 @@ def parsed(command: str, fields: str) -> m.Message:
         name: ast.literal_eval(FENCE.sub(lambda fence: str((int(fence[1]) << 32) + int(fence[2])), value))
         for name, value in zip(parts[1::2], parts[2::2], strict=True)
     }
-    missing = {"info": {}, "held": [], "resend_below": 0, "version": 1, "tasks": {}, "changes": False, "sends": []}
+    missing = {"info": {}, "held": [], "resend_below": 0, "version": 1, "tasks": {}, "sends": []}
+    missing |= dict.fromkeys(("changes", "again", "last"), False)
     message: m.Message = kind(**{name: values.get(name, missing.get(name)) for name in kind._fields} | values)
     return message
 

@@ -171,6 +171,10 @@ PRODUCER_KEPT_MS = 24 * 3600 * 1000
 CLIENT_PROBE_MS = 5000
 """How often a peer that takes no jobs is probed, so that the broker forgets those that left without a word."""
 
+READER_RETURN_MS = 10_000
+"""How long a stream waits for a reader: for one whose connection was lost to come back, also after a start of the
+broker. A blocking client comes back when it is next called, so this is longer than a worker's time."""
+
 WATCH_MS = 20
 """Least time between two looks at all peers."""
 

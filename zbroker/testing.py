@@ -244,7 +244,9 @@ class LocalBroker:
         state = self._engine.core.state
 
         def is_idle() -> bool:
-            return state.leased.keys() <= ignored and not (state.hot or state.eager or state.over)
+            # A run that yields goes on only as its reader, the test, takes values.
+            waited_for = state.leased.keys() - ignored - state.streams.keys()
+            return not waited_for and not (state.hot or state.eager or state.over)
 
         if not self._changed.wait_for(is_idle, QUIET_SECONDS):
             raise TimeoutError(f"handlers still run after {QUIET_SECONDS:g} s of real time")

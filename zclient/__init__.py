@@ -27,6 +27,7 @@ from zclient.errors import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    StreamRestarted,
     TooManyBatches,
     TooManyPeers,
     TooManyQueues,
@@ -41,6 +42,7 @@ from zclient.handles import AsyncJobHandle, JobHandle, Jobs, JobStatus, Progress
 from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
+from zclient.streaming import AsyncStream, Stream
 from zclient.topics import Binding, KeptTopic, Publication, Published, PublishedMany
 from zclient.verbs import Bulk, PolicyValue, Why
 from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
@@ -55,6 +57,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "AsyncStepHandle",
+    "AsyncStream",
     "AsyncWorkflowHandle",
     "BatchClosed",
     "BatchHandle",
@@ -98,6 +101,8 @@ __all__ = [
     "Step",
     "StepHandle",
     "StepStatus",
+    "Stream",
+    "StreamRestarted",
     "TooManyBatches",
     "TooManyPeers",
     "TooManyQueues",

@@ -26,6 +26,7 @@ from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
+from zclient.streaming import WINDOW, AsyncStream, Reading
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -113,6 +114,25 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
                 with contextlib.suppress(ZError):  # what counts is that the caller's time is over
                     await job.cancel(timeout=CANCEL_S)
             raise
+
+    def stream(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = 10,
+        on_restart: str = "raise",
+        window: int = WINDOW,
+        **options: Unpack[JobOptions],
+    ) -> AsyncStream:
+        """Iterate over what a job's handler yields; see `Client.stream`. The job is sent when the first value is asked
+        for, or by ``async with``."""
+        reading = Reading(
+            queue, payload, id, timeout=timeout, on_restart=on_restart, window=window, options={**options}
+        )
+        job = self.job(reading.identifier.decode())
+        return AsyncStream(reading, job, self._run, self._nudge, self._config.timeout_ms)
 
     # ---- single jobs
 
@@ -348,6 +368,10 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     async def _run(self, begin: Begin[T]) -> T:
         return await self._living().run(begin)
 
+    def _nudge(self) -> None:
+        if self._engine is not None and self._engine.is_ours:
+            self._engine.nudge()
+
     def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
         return AsyncJobHandle(self, identifier, existing)
 
@@ -357,8 +381,7 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
                 yield status
         finally:
             following.leave()
-            if self._engine is not None and self._engine.is_ours:
-                self._engine.nudge()
+            self._nudge()
 
     async def _pages(
         self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None

@@ -65,9 +65,9 @@ class AsyncEngine:
             self._turn_soon()
 
     def nudge(self) -> None:
-        """Let what was asked for leave in the loop's next pass."""
+        """Let what was asked for leave in the loop's next pass. From any thread: a collector runs where it likes."""
         if not self.loop.is_closed():
-            self._turn_soon()
+            self.loop.call_soon_threadsafe(self._turn_soon)
 
     def close(self) -> None:
         """End every call with `ClosedError`, say goodbye, and close the link."""

@@ -23,6 +23,7 @@ from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
+from zclient.streaming import WINDOW, Reading, Stream
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -131,6 +132,33 @@ class Client(Flows, TopicMethods):
                 with contextlib.suppress(ZError):  # what counts is that the caller's time is over
                     job.cancel(timeout=CANCEL_S)
             raise
+
+    def stream(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = 10,
+        on_restart: str = "raise",
+        window: int = WINDOW,
+        **options: Unpack[JobOptions],
+    ) -> Stream:
+        """Send a job and iterate over what its handler yields, as it comes.
+
+        ``timeout``: the longest to wait for a value, the first included, and the job expires with it; None: without
+        end. ``window``: how many values the handler may be ahead, 1 to 1,000; with none left it is paused. Left early,
+        by `Stream.close` or by being forgotten, the stream cancels the job.
+
+        Raises what `send` raises; while iterating what `result` raises, `ResultTimeout` when no value comes in time,
+        and `StreamRestarted` when the job runs again after values had come: then iterate on, from its first value. With
+        ``on_restart="continue"`` it does not raise that. ``options`` are those of `send`, without ``unique``.
+        """
+        reading = Reading(
+            queue, payload, id, timeout=timeout, on_restart=on_restart, window=window, options={**options}
+        )
+        self._engine().run(lambda session, now: reading.begin(session, now, self._config.timeout_ms))
+        return Stream(reading, self.job(reading.identifier.decode()), self._run, self._nudge)
 
     # ---- single jobs
 
@@ -383,6 +411,11 @@ class Client(Flows, TopicMethods):
     def _run(self, begin: Begin[T]) -> T:
         return self._engine().run(begin)
 
+    def _nudge(self) -> None:
+        engine = self._engines.get(os.getpid())
+        if engine is not None:
+            engine.nudge()
+
     def _handle(self, identifier: str, existing: bool = False, /) -> JobHandle:
         return JobHandle(self, identifier, existing)
 
@@ -392,9 +425,7 @@ class Client(Flows, TopicMethods):
                 yield status
         finally:
             following.leave()
-            engine = self._engines.get(os.getpid())
-            if engine is not None:
-                engine.nudge()
+            self._nudge()
 
     def _pages(
         self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None

@@ -214,7 +214,7 @@ class JobCancelled(ZError):
 
     ``reason`` is ``cancelled`` (somebody asked for it), ``purged`` (with its queue), ``replaced``: another job with
     its unique text took its place, and ``by`` is the id of that one; or ``parent``: a job that it waited for is dead
-    or cancelled, and ``parent`` is the id of that one.
+    or cancelled, and ``parent`` is the id of that one. A stream that lost its reader has the reason ``unread``.
     """
 
     code = "job_cancelled"
@@ -239,6 +239,21 @@ class ResultExpired(ZError):
 
     exit_code = 5
     code = "result_expired"
+
+
+class StreamRestarted(ZError):
+    """The run that gave the values so far is over without an end; another one gives them again, from the first on.
+
+    ``values`` is how many came of it, ``restarts`` how often this happened so far. The stream goes on: the next value
+    is the first of the new run.
+    """
+
+    code = "stream_restarted"
+
+    def __init__(self, text: str = "", *, values: int = 0, restarts: int = 0, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.values = values
+        self.restarts = restarts
 
 
 class ResultTimeout(ZError, TimeoutError):

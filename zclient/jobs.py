@@ -17,7 +17,7 @@ import msgpack
 from zclient.errors import InvalidArgument, PayloadTooLarge
 from zclient.options import wire_value
 from zclient.protocol import limits
-from zclient.protocol.options import JOB_OPTIONS, job_fault
+from zclient.protocol.options import CALLED_OPTIONS, JOB_OPTIONS, job_fault
 
 RUN_JOBS = 1 << 24
 """Ids that share one prefix: what six hexadecimal digits can count."""
@@ -204,13 +204,21 @@ def wire_options(**options: Any) -> dict[str, Any]:
         if value is None:
             continue
         option = JOB_OPTIONS.get(name)
-        if option is None:
+        if option is None or name in CALLED_OPTIONS:
             raise InvalidArgument(f"no such option: {name}")
         wire[name] = wire_value(name, option, value)
     if fault := job_fault(wire):
         raise InvalidArgument(fault)
     if "headers" in wire:
         _check_size(wire["headers"])
+    return wire
+
+
+def stream_options(**options: Any) -> dict[str, Any]:
+    """The same for a job whose partials are read: `InvalidArgument` for what cannot go with that."""
+    wire = {**wire_options(**options), "stream": True}
+    if fault := job_fault(wire):
+        raise InvalidArgument(fault)
     return wire
 
 

@@ -217,6 +217,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "size": size,
     "share": share,
     "choice": _as_it_is,
+    "flag": _as_it_is,
     "text": text,
     "backoff": backoff,
     "period": period,

@@ -8,7 +8,7 @@ how much is in flight.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zclient.errors import (
@@ -23,6 +23,7 @@ from zclient.errors import (
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
+from zclient.readers import READ_AGAIN_MS, Readers
 from zclient.requests import ASK, EXTEND, ORDER, PUBLISH, PUT, SETTLE, TAIL, WATCH, WORKFLOW, Numbers, Request
 from zclient.tails import Tails
 from zclient.watches import Follower, Watches
@@ -88,6 +89,7 @@ class Session:
         self._waiting: deque[Request] = deque()
         self._watches = Watches()
         self.tails = Tails(lambda body: self._queue(Request(TAIL, body)))
+        self.readers = Readers()
         self._control: deque[list[bytes]] = deque()
         self._handed: list[Any] = []
         self._connected = False
@@ -125,8 +127,9 @@ class Session:
             return self._connected
         if not self._welcomed:
             return False
-        pending = self._control or self._waiting or self._watches.pending or self.tails.pending
-        return bool(pending or self.capacity != self._capacity_told)
+        followed = self._watches.pending or self.tails.pending or self.readers.pending
+        told = self.capacity == self._capacity_told
+        return bool(self._control or self._waiting or followed or not told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -172,6 +175,7 @@ class Session:
             ):
                 self._queue(request)
         self._watches.say_again(now - WATCH_AGAIN_MS)
+        self.readers.say_again(now - READ_AGAIN_MS)
 
     # ---- what the owner asks for
 
@@ -212,16 +216,10 @@ class Session:
         """Learn of a job's changes as well. Whoever follows it must `Follower.leave` it."""
         return self._watches.follow(identifier)
 
-    def renew(self, fences: Iterable[int]) -> None:
-        """Let the leases of these deliveries run anew. Nothing without a connection: HELLO names what is held."""
-        fences = list(fences)
-        if fences and self._welcomed:
-            self._control.append(encode(m.Renew(fences)))
-
-    def progress(self, entries: list[tuple[int, bytes, float | None, str]]) -> None:
-        """Tell how far jobs are (fence, id, fraction, text), at most 250 a call. Nothing without a connection."""
+    def say(self, message: m.Renew | m.Progress | m.Partial) -> None:
+        """Say what has no answer. Nothing without a connection: HELLO names what is held."""
         if self._welcomed:
-            self._control.append(encode(m.Progress(entries)))
+            self._control.append(encode(message))
 
     def set_capacity(self, capacity: int) -> None:
         """How many jobs this worker takes at once from now on; 0 pauses it."""
@@ -288,6 +286,9 @@ class Session:
         for request in self._watches.left():
             self._unwatch(request)
         self.tails.say_left()
+        for reader in self.readers.left():
+            self.give_up(reader.end)
+            self.order("cancel", {"id": reader.identifier}, now)
         if self.hello_due:
             handed.append(_HELLO)
             frames.append(encode(self._hello(now)))
@@ -295,6 +296,7 @@ class Session:
             return self._hand_control(frames, handed)
         if not self._welcomed:
             return frames
+        self._control.extend(map(encode, self.readers.due(now)))
         self._hand_control(frames, handed)
         if self.capacity != self._capacity_told:
             self._capacity_told = self.capacity
@@ -367,7 +369,7 @@ class Session:
     def receive(self, frames: Sequence[bytes], now: float) -> list[m.Message]:
         """Take one message from the broker; returns it if it is for the owner.
 
-        That is DELIVER, LOST, CANCEL, CLOSING, PING and WELCOME (for its ``lost``). The rest ends requests.
+        That is DELIVER, LOST, CANCEL, FLOW, CLOSING, PING and WELCOME (for its ``lost``). The rest ends requests.
         """
         self._heard_ms = now
         try:
@@ -413,6 +415,7 @@ class Session:
         self._waiting.extend(fresh)
         self._watches.say_again()
         self.tails.interrupt()
+        self.readers.say_again()
 
     def _on_who(self, who: m.Who, now: float) -> bool:
         # One WHO comes for every message that was dropped; the HELLO under way answers them all.
@@ -435,7 +438,7 @@ class Session:
             self._end(failure.number, None, error, now)
         elif self._hellos:
             self._refuse(error, now)
-        else:
+        elif not self.readers.refuse(error):
             self._fault(failure.text or failure.code)
         return False
 
@@ -487,5 +490,6 @@ _HANDLERS: dict[type, Callable[[Any, Any, float], bool]] = {
     m.Finished: Session._on_finished,
     m.Changed: Session._on_changed,
     m.Publications: lambda session, message, now: session.tails.heard(message),
-    **dict.fromkeys((m.Deliver, m.Ping, m.Lost, m.Cancel, m.Closing), lambda session, message, now: True),
+    m.Part: lambda session, part, now: session.readers.receive(part),
+    **dict.fromkeys((m.Deliver, m.Ping, m.Lost, m.Cancel, m.Flow, m.Closing), lambda session, message, now: True),
 }

@@ -196,6 +196,8 @@ def _cancelled(name: str | None, cause: dict[str, Any]) -> JobCancelled:
     text = f"job {name} was {reason}" + (f" by {by}" if by else "")
     if parent:
         text = f"job {name} was cancelled, since {parent}, which it waited for, is not done"
+    if reason == "unread":
+        text = f"job {name} was cancelled, since its reader was gone"
     return JobCancelled(text, reason=reason, by=by, parent=parent, id=name)
 
 

@@ -8,7 +8,7 @@ another thread.
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Unpack
 
 from zclient.config import Duration, one_job
 from zclient.durations import duration_ms, parse_duration
@@ -22,6 +22,9 @@ from zclient.protocol.messages import Group, Outcome
 from zclient.protocol.record import header_of, payload_of
 from zworker.inputs import Inputs, inputs_of
 from zworker.outcomes import Cancelled, cut_text, error_map, wait_ms
+
+if TYPE_CHECKING:
+    from zworker.partials import Partials
 
 _ACK = int(Outcome.ACK)
 _UNREAD: Any = object()
@@ -47,6 +50,12 @@ class Owner(Protocol):
 
     def progress(self, job: "Job", fraction: float | None, text: str) -> None:
         """Take note of how far a job is, to be told soon. It never waits."""
+
+    def partials(self, job: "Job") -> "Partials":
+        """What a job's run yields for its reader."""
+
+    def nudge(self) -> None:
+        """There is something to send."""
 
 
 class Delivery:
@@ -201,6 +210,11 @@ class Job:
         """The id of the workflow that it belongs to, if there is one."""
         batch = self._options.get("batch", b"")
         return plans.workflow_of(batch).decode() if plans.is_step_id(batch) else None
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether it was sent by `zclient.Client.stream`: somebody reads what its handler yields."""
+        return self._options.get("stream") is True
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -358,10 +372,15 @@ class Job:
 
     # ---- for the owner
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run should end; `check` tells why."""
+        return self.lease_lost or self.cancelled or self._end is _OVER
+
     def on_interrupt(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called, from another thread, when the run should end: lost, cancelled, or given back."""
         self._on_interrupt = callback
-        if self.lease_lost or self.cancelled or self._end is _OVER or not self.unsettled:
+        if self.is_interrupted or not self.unsettled:
             callback()
 
     def interrupt(self) -> None:

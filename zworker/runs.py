@@ -13,6 +13,7 @@ from zclient.errors import LeaseLost
 from zclient.jobs import encode_payload
 from zclient.protocol.messages import Outcome
 from zworker.binding import PayloadMismatch
+from zworker.generators import run_async_generator, run_generator
 from zworker.job import Job
 from zworker.outcomes import Cancelled, Settled, failed, reason_map, rejected
 from zworker.task import Task
@@ -40,6 +41,8 @@ def run_plain(run: Run, max_result_bytes: int) -> list[Settled]:
     try:
         args, kwargs = _call(run)
         result = run.task.function(*args, **kwargs)
+        if inspect.isgenerator(result) and run.task.binding is not None:
+            result = run_generator(run.jobs[0], result, max_result_bytes)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt included: a handler cannot end the worker, least of all without a word.
         return _failure(run, error)
@@ -52,7 +55,11 @@ async def run_coroutine(run: Run, max_result_bytes: int) -> list[Settled]:
     """Run an ``async def``; returns how each of the run's jobs ends, and never raises, cancelled or not."""
     try:
         args, kwargs = _call(run)
-        result = await run.task.function(*args, **kwargs)
+        result = run.task.function(*args, **kwargs)
+        if not inspect.isasyncgen(result):
+            result = await result
+        if inspect.isasyncgen(result) and run.task.binding is not None:
+            result = await run_async_generator(run.jobs[0], result, max_result_bytes)
     except BaseException as error:
         # What asyncio lets through, SystemExit and KeyboardInterrupt, would stop the loop and every other coroutine.
         if isinstance(error, asyncio.CancelledError) and run.interrupted:

@@ -17,6 +17,7 @@ from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
 from zworker.outcomes import reason_map
+from zworker.partials import Partials, Streams
 from zworker.progress import Report, Reports
 
 RENEWALS_PER_LEASE = 6
@@ -65,6 +66,7 @@ class WorkerSession:
         self.closing: str | None = None
         self._owner = owner
         self._reports = Reports()
+        self._streams = Streams()
         self._deliveries: dict[int, Delivery] = {}
         self._past: dict[int, None] = {}
         self._renew_at_ms = _FOREVER
@@ -102,6 +104,8 @@ class WorkerSession:
                 self._lose(message.leases, message.reason)
             elif isinstance(message, m.Cancel):
                 self._cancel(message)
+            elif isinstance(message, m.Flow):
+                self._flow(message)
             elif isinstance(message, m.Welcome):
                 self._welcome(message, now)
             elif isinstance(message, m.Closing):
@@ -138,6 +142,7 @@ class WorkerSession:
     def _welcome(self, message: m.Welcome, now: float) -> None:
         self.closing = None
         self._lose(message.lost, "")
+        self._streams.send_again()
         # The leases may be from before a long silence: the next tick renews them all.
         for delivery in self._deliveries.values():
             delivery.renew_at_ms = now
@@ -152,9 +157,9 @@ class WorkerSession:
                 job = delivery.jobs.get(identifier)
                 # What is settled already learns from the answer whether it counted.
                 if job is not None and job.unsettled:
-                    self._end(job)
-                    job.lease_lost = True
+                    job.lease_lost = True  # before its run is told that nobody reads it
                     job.lost_reason = reason
+                    self._end(job)
                     self._interrupted.append(job)
                     self._forget(fence, [identifier])
 
@@ -168,12 +173,21 @@ class WorkerSession:
                 job.cancelled = True
                 self._interrupted.append(job)
 
+    def _flow(self, message: m.Flow) -> None:
+        delivery = self._deliveries.get(message.fence)
+        job = delivery.jobs.get(message.id) if delivery is not None else None
+        if job is not None and job.unsettled and job.has_reader:
+            self._streams.of(job).flow(message.have, message.upto, again=message.again)
+
     # ---- to the broker
 
     def tick(self, now: float) -> float:
         """Renew the leases and tell the progress that is due; returns when it next wants to be called."""
         if now >= self.progress_due_ms:
             self._tell(self._reports.take(now))
+        if self._streams.is_due and self.session.welcomed:
+            for partial in self._streams.take():
+                self.session.say(partial)
         if now >= self._renew_at_ms:
             self._renew(now)
         return min(self._renew_at_ms, self.progress_due_ms)
@@ -188,7 +202,8 @@ class WorkerSession:
                     # Without a welcome nothing would arrive; the next one renews everything.
                     delivery.until_ms = now + delivery.lease_ms
                     due.append(delivery.fence)
-        self.session.renew(due)
+        if due:
+            self.session.say(m.Renew(due))
         times = [delivery.renew_at_ms for delivery in self._deliveries.values()]
         self._renew_at_ms = min(times, default=_FOREVER)
 
@@ -225,6 +240,13 @@ class WorkerSession:
         """Take note of how far a job is; from any thread. Whether a pass should follow for it."""
         return self._reports.add(job, fraction, text)
 
+    def partials(self, job: Job) -> Partials:
+        """What the job's run yields; from any thread."""
+        partials = self._streams.of(job)
+        if not job.unsettled:  # seen after it was made, so that none stays behind
+            self._streams.forget(job)
+        return partials
+
     @property
     def progress_due_ms(self) -> float:
         """When there is progress to tell; infinite while there is none, or nobody to tell."""
@@ -232,7 +254,7 @@ class WorkerSession:
 
     def _tell(self, reports: list[Report]) -> None:
         for start in range(0, len(reports), MAX_ORDER_IDS):
-            self.session.progress(reports[start : start + MAX_ORDER_IDS])
+            self.session.say(m.Progress(reports[start : start + MAX_ORDER_IDS]))
 
     def set_capacity(self, capacity: int) -> None:
         """Take so many jobs at once from now on; what was delivered beyond it goes back when it arrives."""
@@ -242,6 +264,7 @@ class WorkerSession:
         """Put everything that is settled into one SETTLE, or several if it is too much for one."""
         settled = self.settled
         reported = self._reports.latest
+        streams = self._streams
         last: list[Report] = []
         sends: list[m.Sent] = []
         groups: _Groups = {}
@@ -255,6 +278,8 @@ class WorkerSession:
                 continue
             if reported:
                 last += self._reports.take_last(job)
+            if streams:
+                streams.forget(job)
             job.unsettled = False
             delivery = job.delivery
             delivery.unsettled -= 1
@@ -380,6 +405,7 @@ class WorkerSession:
 
     def _end(self, job: Job) -> None:
         job.unsettled = False
+        self._streams.forget(job)
         job.delivery.unsettled -= 1
         self.unsettled -= 1
 

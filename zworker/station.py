@@ -18,6 +18,7 @@ from zclient.protocol.limits import INCARNATION_BYTES, MAX_CAPACITY, MAX_NAME_CH
 from zclient.requests import EXTEND, Request
 from zworker.job import Job
 from zworker.logs import log
+from zworker.partials import Partials
 from zworker.session import Entry, WorkerSession
 
 PATIENCE_MS = 2000
@@ -128,6 +129,11 @@ class Station:
         self.check_process()
         if self.session.report(job, fraction, text):
             self.nudge()
+
+    def partials(self, job: Job) -> Partials:
+        """What a job's run yields for its reader. `ClosedError` in a forked child."""
+        self.check_process()
+        return self.session.partials(job)
 
     # ---- the loop; from one thread at a time
 

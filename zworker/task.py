@@ -94,13 +94,16 @@ class Task(Generic[P, R]):
         fault = queue_name_fault(queue)
         if fault is not None:
             raise InvalidArgument(fault)
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidArgument(f"{function!r} is a generator: a task returns its result")
+        if options.batch is not None and any(_is_generator(one) for one in (function, _call_of(function))):
+            raise InvalidArgument(f"{function!r} is a generator: one with batch returns its results")
         self.function = function
         self.queue = queue
         self.options = options
         # A callable object is asynchronous if its __call__ is. What a decorator wraps is its own affair.
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
+        self.is_async = any(
+            inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
+            for one in (function, _call_of(function))
+        )
         self.binding = None if options.batch is not None else Binding(function)
         self._client = client
         functools.update_wrapper(self, function)
@@ -149,6 +152,11 @@ class Task(Generic[P, R]):
         if len(args) + bool(kwargs) != 1:
             raise InvalidArgument(f"{self!r} takes jobs in batches: send it one payload, or keywords")
         return args[0] if args else dict(kwargs)
+
+
+def _is_generator(function: Any) -> bool:
+    """Whether it is a generator function, asynchronous or not."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _call_of(function: Callable[..., Any]) -> Any:

@@ -25,7 +25,7 @@ from zclient.jobs import (
     queue_name,
     wire_options,
 )
-from zclient.protocol.options import JOB_OPTIONS
+from zclient.protocol.options import CALLED_OPTIONS, JOB_OPTIONS
 
 # ---- ids
 
@@ -220,7 +220,7 @@ def test_options_that_cannot_be(option: str, value: Any) -> None:
 
 
 def test_every_option_of_the_wire_can_be_said_and_is_typed() -> None:
-    assert set(JobOptions.__annotations__) == set(JOB_OPTIONS) - {"batch"}  # a batch puts it there itself
+    assert set(JobOptions.__annotations__) == set(JOB_OPTIONS) - CALLED_OPTIONS
     assert wire_options(
         ttl="1h", backoff=["1s", 10, timedelta(minutes=1)], backoff_min="300ms", backoff_max="1d", backoff_jitter=0.5
     ) == {

@@ -231,7 +231,7 @@ def test_what_found_no_room_goes_out_again_and_never_counts_as_sent() -> None:
     peer = Peer()
     peer.connect()
     requests = [peer.put("a"), peer.put("b"), peer.put("c")]
-    peer.session.renew([5])
+    peer.session.say(m.Renew([5]))
     assert len(peer.session.outgoing(peer.now)) == 4
     peer.session.unsent(2)
     assert [request.sent for request in requests] == [True, False, False]

@@ -229,9 +229,9 @@ def test_a_worker_that_hears_nothing_says_hello() -> None:
 
 def test_renewals_need_a_connection_and_goodbye_is_the_last_word() -> None:
     peer = Peer(capacity=4, queues=["q"])
-    peer.session.renew([1])
+    peer.session.say(m.Renew([1]))
     assert peer.connect() == []
-    peer.session.renew([1, 2])
+    peer.session.say(m.Renew([1, 2]))
     assert peer.said() == [m.Renew([1, 2])]
     peer.session.goodbye()
     peer.put("a")

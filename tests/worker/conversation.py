@@ -7,6 +7,7 @@ from zclient.protocol import messages as m
 from zclient.protocol.codec import decode, encode
 from zclient.protocol.record import Header, encode_header
 from zworker.job import Job
+from zworker.partials import Partials
 from zworker.session import Entry, WorkerSession
 
 LEASE_MS = 30_000
@@ -32,6 +33,12 @@ class Conversation:
 
     def progress(self, job: Job, fraction: float | None, text: str) -> None:
         self.woken += self.worker.report(job, fraction, text)
+
+    def partials(self, job: Job) -> Partials:
+        return self.worker.partials(job)
+
+    def nudge(self) -> None:
+        self.woken += 1
 
     # What the broker does.
 

@@ -41,6 +41,17 @@ class ScriptedBroker:
         """What the worker first tells of a job; waits for it."""
         return self._until(lambda: next(iter(self._progress(job)), None))
 
+    def partials(self, count: int, *, lasts: int = 0) -> list[m.Partial]:
+        """The messages with partials that the worker sent; waits until they brought so many values, and the end of so
+        many runs."""
+
+        def found() -> list[m.Partial] | None:
+            sent = [message for message in self.sent if isinstance(message, m.Partial)]
+            brought = sum(len(message.values) for message in sent)
+            return sent if brought >= count and sum(message.last for message in sent) >= lasts else None
+
+        return self._until(found)
+
     def _settled(self) -> list[tuple[bytes, int, Any]]:
         return [
             (identifier, outcome, value)

@@ -298,7 +298,7 @@ def test_a_batch_task_sends_one_payload() -> None:
         task.send(1, 2)
 
 
-def test_a_generator_is_no_task() -> None:
+def test_a_generator_takes_no_batches() -> None:
     def numbers() -> Any:
         yield 1
 
@@ -307,4 +307,4 @@ def test_a_generator_is_no_task() -> None:
 
     for function in (numbers, later):
         with pytest.raises(InvalidArgument, match="generator"):
-            Task(function, "q", TaskOptions(), lambda: None)  # type: ignore[arg-type,return-value]
+            Task(function, "q", TaskOptions(batch=2), lambda: None)  # type: ignore[arg-type,return-value]

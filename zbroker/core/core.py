@@ -24,6 +24,7 @@ from zbroker.core import (
     recovery,
     rows,
     settle,
+    streams,
     tails,
     timers,
 )
@@ -142,6 +143,10 @@ class Core:
                 history.unwatch(state, peer, message.ids)
             case m.Progress():
                 settle.progress(state, peer, message)
+            case m.Partial():
+                streams.partial(state, peer, message)
+            case m.Read():
+                streams.read(state, peer, message)
             case m.Ask():
                 queries.ask(state, peer, message)
             case m.Order():
@@ -188,6 +193,8 @@ class Core:
         if not self._hold_expiry:
             timers.expire_leases(state)
             timers.watch_peers(state)
+            if state.unread:
+                streams.watch_readers(state)
         self._slow_work()
         history.trim(state)
         dead.retain(state)

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heapreplace
 from itertools import islice
 
 from zbroker import limits
-from zbroker.core import leave, rows, unique, waiting
+from zbroker.core import leave, rows, streams, unique, waiting
 from zbroker.core.entities import Delivery, Peer, Queue, expiry_of, is_special, place_of
 from zbroker.core.rows import Change
 from zbroker.core.state import State
@@ -397,6 +397,7 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     attempts = [1] * len(jobs)
     sequences = [change.sequence if change is not None else sequence_of(record) for _, record, _, change in jobs]
     large: dict[int, bytes] = {}
+    read: list[bytes] = []  # those with a reader
     headers = [header for _, _, header, _ in jobs]
     first = headers[0]
     delivery.created_ms = first.created_ms
@@ -409,6 +410,8 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
         if header.options and is_special(header):
             delivery.special[identifier] = header
             unique.delivered(state, queue.name, identifier, header.options)
+            if header.options.get("stream"):
+                read.append(identifier)
         if rows.is_chosen(identifier):
             delivery.digests[identifier] = state.digest_of(identifier, records[position])
         if header.external:
@@ -428,6 +431,8 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     if state.followers:
         state.changed.update((identifier, None) for identifier in ids if identifier in state.followers)
     state.send(peer, Deliver(queue.name, fence, queue.policy.lease_ms, ids, attempts, records, large))
+    for identifier in read:
+        streams.delivered(state, delivery, identifier)
 
 
 def _stored(records: list[bytes], large: dict[int, bytes]) -> int:

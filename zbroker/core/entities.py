@@ -56,6 +56,7 @@ class Peer:
         "reserved",
         "route",
         "seen",
+        "streams",
         "tails",
         "tasks",
         "turn",
@@ -84,6 +85,7 @@ class Peer:
         self.joined_ms = 0  # lease clock
         self.watched: set[bytes] = set()
         self.tails: dict[int, Tail] = {}  # by the number that it gave them
+        self.streams: dict[bytes, None] = {}  # jobs whose partials it reads
         self.producer: Producer | None = None
         self.info: dict[str, Any] = {}
         self.tasks: dict[str, Options] = {}  # queue -> what the worker's task says of its jobs
@@ -131,7 +133,7 @@ class Delivery:
         self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
         self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
         self.digests: dict[bytes, bytes] = {}  # of those of its jobs whose ids somebody chose
-        self.special: dict[bytes, Header] = {}  # those of its jobs with a key or a unique text
+        self.special: dict[bytes, Header] = {}  # those of its jobs for which `is_special` holds
 
     @property
     def task(self) -> Options:
@@ -220,6 +222,19 @@ class Queue:
         return room
 
 
+class Stream:
+    """What the broker knows of a stream: its reader's last words. Partials it never keeps."""
+
+    __slots__ = ("fence", "have", "peer", "until", "upto")
+
+    def __init__(self) -> None:
+        self.peer: Peer | None = None  # its reader; None while nobody reads it
+        self.until = 0  # lease clock: when it has waited too long for a reader
+        self.fence = 0  # the run that the other two speak of; 0: whichever is first
+        self.have = 0  # partials that the reader has
+        self.upto = 0  # it may be sent those below
+
+
 class HistoryIndex:
     """Where each finished job stands. See ``history.py``; the rows are the truth."""
 
@@ -278,7 +293,11 @@ def expiry_of(header: Header, change: Change | None) -> int:
     return 0 if change is not None and change.unexpiring else header.expires_ms
 
 
+_TELLING = frozenset(("key", "unique", "after", "batch", "stream"))
+
+
 def is_special(header: Header) -> bool:
-    """Whether the job's end means something for others: its key, its unique text, its parents' results, its batch."""
+    """Whether the job's end means something for others: its key, its unique text, its parents' results, its batch, its
+    reader."""
     options = header.options
-    return bool(options) and ("key" in options or "unique" in options or "after" in options or "batch" in options)
+    return bool(options) and not _TELLING.isdisjoint(options)

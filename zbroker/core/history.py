@@ -208,6 +208,8 @@ def watch(state: State, peer: Peer, identifier: bytes, *, changes: bool) -> None
 
 def tell(state: State, identifier: bytes, ended: str, result: bytes | None, cause: dict[str, Any] | None) -> None:
     """Push the end of a job to every peer that watches it."""
+    if state.streams:
+        state.end_stream(identifier)
     watchers = state.watchers.pop(identifier, None)
     state.followers.pop(identifier, None)
     for peer in watchers or ():

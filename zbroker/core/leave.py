@@ -113,7 +113,7 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
 
 
 def _free_special(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] | None) -> int:
-    """Set free what the done jobs with a key or a unique text held, and tell batches; how many of them have a key."""
+    """Set free what the done jobs that are special held, and tell batches; how many of them have a key."""
     keyed = 0
     for position, identifier in enumerate(ids):
         header = delivery.special.pop(identifier, None)
@@ -121,6 +121,8 @@ def _free_special(state: State, delivery: Delivery, ids: list[bytes], results: l
             continue
         unique.release(state, delivery.queue.name, identifier, header.options, ran=True)
         edges.over(state, identifier, header.options, None, edges.DONE, results[position] if results else None)
+        if state.streams:
+            state.end_stream(identifier)
         key = place_of(header)[1]
         if key:
             keyed += 1
@@ -319,10 +321,10 @@ def _cancelled(state: State, leaving: Leaving, change: Change) -> None:
         fence=delivery.fence,
         worker=delivery.peer.name,
         changes={identifier: rows.encode_change(change)},
-        reason="cancelled",
+        reason=change.reason or "cancelled",
         digests=digests,
     )
-    history.tell(state, identifier, JobState.CANCELLED, None, {"reason": "cancelled"})
+    history.tell(state, identifier, JobState.CANCELLED, None, {"reason": change.reason or "cancelled"})
 
 
 # ---- shared by the ways

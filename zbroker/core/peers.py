@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import history, leave, rows, tails
+from zbroker.core import history, leave, rows, streams, tails
 from zbroker.core.entities import Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -129,6 +129,8 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
             wished = [identifier for identifier, change in delivery.changes.items() if change.cancel]
             if wished:
                 state.send(peer, Cancel(fence, wished))
+            if state.streams and delivery.special:
+                streams.told_again(state, delivery)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
     for delivery in missed:
@@ -154,7 +156,10 @@ def goodbye(state: State, peer: Peer) -> None:
     peer.producer = None
     if peer.capacity or peer.deliveries:
         state.notice("info", "worker left", worker=peer.name, jobs=peer.unsettled)
+    read = list(peer.streams)
     _disconnect(state, peer)
+    if read:
+        state.work(streams.leave_all(state, read))
     state.work(_return_and_forget(state, peer))
 
 
@@ -209,6 +214,8 @@ def _disconnect(state: State, peer: Peer) -> None:
         state.batches[peer] = None  # the day that its numbers are kept begins now
     history.unwatch(state, peer, list(peer.watched))
     tails.leave(state, peer)
+    if peer.streams:
+        streams.reader_gone(state, peer)
     peer.reserved = False
     for queue in peer.queues:
         _serves_no_more(state, peer, queue)

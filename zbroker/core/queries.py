@@ -232,6 +232,7 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
         "totals": totals,
         "finished_kept": state.history.jobs,
         "in_memory": {"entries": state.budget.jobs, "lanes": state.budget.lanes, "record_bytes": state.fresh_bytes},
+        "streams": len(state.streams),
         "slow_work": len(state.works) + len(state.resting),
         "longest_turn_ms": round(state.longest_turn_ms, 3),
         "turns": dict(zip([f"{ms} ms" for ms in limits.TURN_BOUNDS_MS] + ["longer"], state.turns, strict=True)),

@@ -4,7 +4,7 @@ whatever waits."""
 from dataclasses import replace
 
 from zbroker import limits
-from zbroker.core import bindings, dead, edges, history, kept, leave, rows, schedules, works
+from zbroker.core import bindings, dead, edges, history, kept, leave, rows, schedules, streams, works
 from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
@@ -144,6 +144,8 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
                 delivery.digests[identifier] = state.digest_of(identifier, record)
             if is_special(header):
                 delivery.special[identifier] = header
+                if header.options.get("stream"):
+                    streams.await_reader(state, identifier)
             delivery.queue.ring.keys.hold(place_of(header)[1])
     if not delivery.ids:
         return None

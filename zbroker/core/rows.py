@@ -91,7 +91,7 @@ class Change(NamedTuple):
     losses_alone: int = 0  # those of them that held nothing else
     due_ms: int = 0  # wall clock; while scheduled
     cancel: bool = False  # somebody wishes it to end
-    reason: str = ""  # while dead: why; when cancelled because of a parent: which
+    reason: str = ""  # while dead: why; when cancelled because of a parent: which; with a wish: why, if nobody asked
     ended_ms: int = 0  # while dead: since when
     pending: int = 0  # while blocked: the parents that are not over
     is_parent: bool = False  # others wait, or waited, for it

@@ -253,6 +253,8 @@ def _judged(state: State, arguments: Mapping[str, Any]) -> Schedule:
         raise Refusal(
             "invalid", "a schedule's jobs have their times and ids from it: no at and no unique, no after and no batch"
         )
+    if "stream" in options:
+        raise Refusal("invalid", "a schedule's jobs have no reader: no stream")
     judge_group(state, Group(arguments["queue"], _with_room(options), [b"id"], [payload]), closed=True)
     schedule = Schedule(
         cron,

@@ -11,7 +11,17 @@ from zbroker.core.states import State as JobState
 
 Row = dict[str, Any]
 
-_SAID = ("ttl", "max_attempts", "backoff", "backoff_min", "backoff_max", "backoff_jitter", "unique_for", "on_conflict")
+_SAID = (
+    "ttl",
+    "max_attempts",
+    "backoff",
+    "backoff_min",
+    "backoff_max",
+    "backoff_jitter",
+    "unique_for",
+    "on_conflict",
+    "stream",
+)
 """Options as the producer gave them; what the others came to stands under names of its own."""
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zbroker import limits
 from zbroker.core import rows
-from zbroker.core.entities import NEVER, NOTHING, Delivery, Found, HistoryIndex, Peer, Queue
+from zbroker.core.entities import NEVER, NOTHING, Delivery, Found, HistoryIndex, Peer, Queue, Stream
 from zbroker.core.lanes import Ring
 from zbroker.core.policy import Options, QueuePolicy
 from zbroker.core.rows import Change
@@ -48,6 +48,7 @@ class Settings:
     calendar: "Calendar | None" = None  # when cron expressions fire; without it there are no schedules
     grace_ms: int = 1_000  # for a worker whose connection was reset
     return_ms: int = 5_000  # for workers to come back after a start of the broker
+    reader_ms: int = limits.READER_RETURN_MS  # for the reader of a stream to come back
     probe_ms: int = wire.PROBE_INTERVAL_MS
     client_probe_ms: int = limits.CLIENT_PROBE_MS
     max_payload: int = wire.MAX_PAYLOAD_BYTES
@@ -98,6 +99,8 @@ class State:
         self.eager: dict[Peer, None] = {}  # workers that have credit anew
         self.touched: dict[Queue, None] = {}  # queues whose row this tick must write
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
+        self.streams: dict[bytes, Stream] = {}  # by job id
+        self.unread: list[tuple[int, bytes]] = []  # a heap of (lease clock, job id): streams that wait for a reader
         self.next_watch = 0  # lease clock: when peers are to be looked at again
         self.counted: dict[bytes, Batch] = {}  # batches that this tick touched, until what follows is done
         self.flows: dict[bytes, Workflow] = {}  # workflows of which this tick ended steps, likewise
@@ -271,6 +274,12 @@ class State:
             (identifier, record, rows.decode_change(encoded) if encoded is not None else None)
             for identifier, record, encoded in zip(ids, self.view.get_many("jobs", ids), changes, strict=True)
         ]
+
+    def end_stream(self, identifier: bytes) -> None:
+        """The job has no reader any more, if it had one."""
+        stream = self.streams.pop(identifier, None)
+        if stream is not None and stream.peer is not None:
+            stream.peer.streams.pop(identifier, None)
 
     def work(self, steps: Steps) -> None:
         """Run slow work in slices, from the next turn on."""

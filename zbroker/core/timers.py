@@ -168,7 +168,7 @@ def watch_peers(state: State) -> None:
             soonest = min(soonest, peer.congested_until)
         if peer.route is not None:
             if peer.probe_at <= state.now:
-                works = peer.queues or peer.deliveries
+                works = peer.queues or peer.deliveries or peer.streams
                 peer.probe_at = state.now + (state.settings.probe_ms if works else state.settings.client_probe_ms)
                 state.send(peer, Ping())
             soonest = min(soonest, peer.probe_at)
@@ -185,6 +185,8 @@ def wanted_in(state: State) -> int:
         wait = min(wait, state.wakes[0][0] - state.now)
     if state.resting:
         wait = min(wait, state.resting[0][0] - state.now)
+    if state.unread:
+        wait = min(wait, state.unread[0][0] - state.now)
     if state.lease_heap:
         wait = min(wait, state.lease_heap[0][0] - state.now)
     trim_at = history.trim_due(state)

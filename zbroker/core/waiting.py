@@ -49,11 +49,12 @@ def cancel(state: State, found: Found, reason: str, **cause: Any) -> None:
     history.tell(state, found.id, JobState.CANCELLED, None, {"reason": reason, **cause})
 
 
-def wish_away(state: State, found: Found) -> None:
-    """It runs: its worker is told to end it. The wish is kept, also while no worker is there to be told."""
+def wish_away(state: State, found: Found, reason: str = "") -> None:
+    """It runs: its worker is told to end it. The wish is kept, also while no worker is there to be told. ``reason``:
+    why, if nobody asked for it."""
     delivery = found.delivery
     assert delivery is not None
-    change = found.changed()._replace(cancel=True)
+    change = found.changed()._replace(cancel=True, reason=reason)
     state.write_change(found.id, change)
     delivery.changes[found.id] = change
     state.send(delivery.peer, Cancel(delivery.fence, [found.id]))

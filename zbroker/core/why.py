@@ -234,8 +234,23 @@ def _leased(state: State, found: Found, row: Row) -> Iterator[Row]:
     if peer.route is None:
         yield _reason("worker_silent", f"the connection of {peer.name} is gone; it may come back")
     yield from _progress(state, change, peer, delivery.started_ms)
+    yield from _reader(state, found)
     if change.cancel:
         yield _reason("cancel_requested", "its worker was told to end it")
+
+
+def _reader(state: State, found: Found) -> Iterator[Row]:
+    stream = state.streams.get(found.id)
+    if stream is None or found.delivery is None:
+        return
+    if stream.peer is None:
+        left_ms = max(0, stream.until - state.now)
+        yield _reason("no_reader", f"nobody reads it; it is cancelled in {_span(left_ms)}", left_ms=left_ms)
+        return
+    is_new = stream.fence != found.delivery.fence
+    have, more = (0, 0) if is_new else (stream.have, stream.upto - stream.have)
+    text = f"its reader {stream.peer.name} has {have} values, and takes {more} more"
+    yield _reason("reader", text, reader=stream.peer.name, have=have, more=more)
 
 
 def _progress(state: State, change: Change, peer: Peer, started_ms: int) -> Iterator[Row]:

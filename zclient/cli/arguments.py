@@ -14,7 +14,7 @@ import click
 from zclient.durations import parse_duration
 from zclient.errors import InvalidArgument
 from zclient.options import wire_value
-from zclient.protocol.options import COPY_OPTIONS, JOB_OPTIONS, Option
+from zclient.protocol.options import CALLED_OPTIONS, COPY_OPTIONS, JOB_OPTIONS, Option
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -79,8 +79,8 @@ def copy_options(function: _Decorated) -> _Decorated:
 
 def _with_options(function: _Decorated, options: dict[str, Option]) -> _Decorated:
     for name, option in reversed(options.items()):
-        if name == "batch":
-            continue  # whoever opens a batch sends its jobs
+        if name in CALLED_OPTIONS:
+            continue
         flag = "--" + name.replace("_", "-")
         told = option.help[0].upper() + option.help[1:] + "."
         if name == "headers":

@@ -10,6 +10,7 @@ from zclient.cli.arguments import job_options
 from zclient.cli.batch import send_batch
 from zclient.cli.common import client_options, connect, print_done, settings, usage
 from zclient.cli.payloads import read_payload
+from zclient.errors import StreamRestarted
 from zclient.joboptions import JobOptions
 
 
@@ -25,6 +26,7 @@ from zclient.joboptions import JobOptions
     help="Send a job for each line of FILE, which is its payload in JSON; - is stdin.",
 )
 @click.option("--wait", is_flag=True, help="Wait until the job is over, and print its result.")
+@click.option("--stream", is_flag=True, help="Print what its handler yields, as it comes, a line of JSON each.")
 @click.option("--id", "identifier", metavar="ID", help="The job's id; the same job under the same id is stored once.")
 @job_options
 @click.option("--quiet", "-q", is_flag=True, help="With --batch: print the number of jobs, not their ids.")
@@ -36,12 +38,13 @@ def send(
     stdin: bool,
     batch: str | None,
     wait: bool,
+    stream: bool,
     identifier: str | None,
     quiet: bool,
     headers: tuple[tuple[str, str], ...],
     **given: Any,
 ) -> None:
-    """Send a job to QUEUE and print its id, or with --wait its result.
+    """Send a job to QUEUE and print its id, or with --wait its result, or with --stream what comes of it.
 
     PAYLOAD is JSON; without it, and without --file, --stdin and --batch, the payload is null. A text needs its JSON
     quotes: zclient send greet '"hello"'. A payload that starts with a minus goes behind --.
@@ -55,7 +58,11 @@ def send(
     if quiet and batch is None:
         raise usage("--quiet goes with --batch")
     options = JobOptions(headers=dict(headers) or None, **given)  # type: ignore[typeddict-item]
-    if batch is None:
+    if stream:
+        if batch is not None or wait or given["unique"] is not None:
+            raise usage("--stream goes with one job, without --wait and --unique")
+        _stream_one(queue, read_payload(payload, file, stdin), identifier, options)
+    elif batch is None:
         _send_one(queue, read_payload(payload, file, stdin), identifier, wait, options)
     elif wait or identifier is not None:
         raise usage("--wait and --id go with one job, not with --batch")
@@ -63,6 +70,21 @@ def send(
         raise usage("--unique goes with one job: of the lines of a batch, which all had it, one would be stored")
     else:
         send_batch(queue, batch, quiet, options)
+
+
+def _stream_one(queue: str, payload: Any, identifier: str | None, options: JobOptions) -> None:
+    given = settings()
+    with (
+        connect(timeout=given.broker_patience) as client,
+        client.stream(queue, payload, id=identifier, timeout=given.timeout, **options) as stream,
+    ):
+        while True:
+            try:
+                for value in stream:
+                    output.write(output.json_text(value, indent=None) + "\n")
+                return
+            except StreamRestarted as restarted:
+                output.print_note(str(restarted))
 
 
 def _send_one(queue: str, payload: Any, identifier: str | None, wait: bool, options: JobOptions) -> None:

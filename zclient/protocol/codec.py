@@ -39,6 +39,8 @@ _COMMANDS: dict[type, int] = {
     m.Workflow: 13,
     m.Publish: 14,
     m.Tail: 15,
+    m.Read: 16,
+    m.Partial: 17,
     m.Welcome: 64,
     m.Who: 65,
     m.Ok: 66,
@@ -52,6 +54,8 @@ _COMMANDS: dict[type, int] = {
     m.Closing: 74,
     m.Changed: 75,
     m.Publications: 77,
+    m.Part: 78,
+    m.Flow: 79,
 }
 
 
@@ -123,14 +127,21 @@ def _encode_payloads(rows: Sequence[Any], frames: list[bytes]) -> list[Any]:
     return [(*row[:-1], payload) for row, payload in zip(rows, payloads, strict=True)]
 
 
+def _encode_partials(partials: Any, frames: list[bytes]) -> Sequence[Any]:
+    """A PARTIAL or a PART: their last fields are the same."""
+    return (*partials[:3], _spill(partials.values, frames), partials.last)
+
+
 _ENCODERS: dict[type, Callable[[Any, list[bytes]], Sequence[Any]]] = {
     m.Publish: _encode_publish,
     m.Publications: _encode_publications,
     m.Put: _encode_put,
     m.Workflow: _encode_workflow,
     m.Settle: _encode_settle,
+    m.Partial: _encode_partials,
     m.Deliver: _encode_deliver,
     m.Finished: _encode_finished,
+    m.Part: _encode_partials,
 }
 
 
@@ -292,6 +303,38 @@ def _decode_progress(fields: Any, frames: Sequence[bytes]) -> m.Progress:
     return m.Progress(entries)
 
 
+def _decode_read(fields: Any, frames: Sequence[bytes]) -> m.Read:
+    _, identifier, fence, have, upto, again = fields
+    return m.Read(_ids([identifier])[0], _number(fence, "fence"), *_window(have, upto), _typed(again, bool, "again"))
+
+
+def _decode_flow(fields: Any, frames: Sequence[bytes]) -> m.Flow:
+    _, fence, identifier, have, upto, again = fields
+    return m.Flow(_number(fence, "fence"), _ids([identifier])[0], *_window(have, upto), _typed(again, bool, "again"))
+
+
+def _window(have: Any, upto: Any) -> tuple[int, int]:
+    most = limits.MAX_STREAM_WINDOW
+    _need(_number(have, "have") <= _number(upto, "upto") <= have + most, f"upto is from have to have + {most}")
+    return have, upto
+
+
+def _decode_partial(fields: Any, frames: Sequence[bytes]) -> m.Partial:
+    _, fence, identifier, first, values, last = fields
+    return m.Partial(_number(fence, "fence"), _ids([identifier])[0], *_partials(first, values, last, frames))
+
+
+def _decode_part(fields: Any, frames: Sequence[bytes]) -> m.Part:
+    _, identifier, fence, first, values, last = fields
+    return m.Part(_ids([identifier])[0], _number(fence, "fence"), *_partials(first, values, last, frames))
+
+
+def _partials(first: Any, values: Any, last: Any, frames: Sequence[bytes]) -> tuple[int, list[bytes], bool]:
+    blobs = _blobs(values, frames, optional=False)
+    _need(len(blobs) <= limits.MAX_STREAM_WINDOW, f"there are at most {limits.MAX_STREAM_WINDOW} partials in a message")
+    return _number(first, "first"), blobs, _typed(last, bool, "last")
+
+
 def _decode_ask(fields: Any, frames: Sequence[bytes]) -> m.Ask:
     _, number, verb, arguments = fields
     return m.Ask(_number(number, "number"), _typed(verb, str, "verb"), _typed(arguments, dict, "arguments"))
@@ -424,6 +467,8 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     13: _decode_workflow,
     14: _decode_publish,
     15: _decode_tail,
+    16: _decode_read,
+    17: _decode_partial,
     64: _decode_welcome,
     65: lambda fields, frames: m.Who(),
     66: lambda fields, frames: m.Ok(_list_of(fields[1], int, "numbers", 1 << 20)),
@@ -437,4 +482,6 @@ _DECODERS: dict[int, Callable[[Any, Sequence[bytes]], m.Message]] = {
     74: lambda fields, frames: m.Closing(_typed(fields[1], str, "reason")),
     75: lambda fields, frames: m.Changed(_list_of(fields[1], dict, "jobs", limits.MAX_CAPACITY)),
     77: _decode_publications,
+    78: _decode_part,
+    79: _decode_flow,
 }

@@ -64,6 +64,16 @@ MAX_CAPACITY = 100_000
 MAX_WATCHED_PER_PEER = 100_000
 """Jobs whose end one peer may wait for at a time."""
 
+MAX_STREAMS_PER_PEER = 10_000
+"""Streams that one peer may read at a time."""
+
+MAX_STREAM_WINDOW = 1000
+"""Partials that a reader may be sent beyond those that it has."""
+
+STREAM_BYTES = 1024 * 1024
+"""Bytes of partials that a worker sends beyond those that the reader has; one that is larger goes alone. So much of a
+stream lies at most between its handler and its reader, wherever it is."""
+
 MAX_ERROR_CHARS = 2_000
 """The text of an error that a worker reports; longer ones are cut by the worker, and again by the broker."""
 

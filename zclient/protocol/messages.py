@@ -153,6 +153,26 @@ class Progress(NamedTuple):
     entries: list[tuple[int, bytes, float | None, str]]
 
 
+class Read(NamedTuple):
+    """The reader of a stream: which partials of the run ``fence`` it has, and up to which it may be sent."""
+
+    id: bytes
+    fence: int  # 0: none was heard of
+    have: int  # the partials of that run that it has: 0 to have - 1
+    upto: int  # it may be sent those below
+    again: bool  # what it does not have may be lost on the way: send it again
+
+
+class Partial(NamedTuple):
+    """What a handler yielded, for the reader of its job."""
+
+    fence: int
+    id: bytes
+    first: int  # the number of the first; the first of a run is 0
+    values: list[bytes]
+    last: bool  # the run yields no more
+
+
 class Ask(NamedTuple):
     """A question: changes nothing, may be asked again at will."""
 
@@ -261,6 +281,26 @@ class Cancel(NamedTuple):
     ids: list[bytes]
 
 
+class Part(NamedTuple):
+    """What a running job yielded, to its reader. Without values: this run goes on now."""
+
+    id: bytes
+    fence: int
+    first: int
+    values: list[bytes]
+    last: bool
+
+
+class Flow(NamedTuple):
+    """What the reader of a stream has and may be sent, to the worker that runs the job; see `Read`."""
+
+    fence: int
+    id: bytes
+    have: int
+    upto: int
+    again: bool
+
+
 class Closing(NamedTuple):
     """The broker stops, or has no place for the peer; ``reason`` is for people."""
 
@@ -278,6 +318,8 @@ Message = (
     | Watch
     | Unwatch
     | Progress
+    | Read
+    | Partial
     | Ask
     | Order
     | Workflow
@@ -295,5 +337,7 @@ Message = (
     | Ping
     | Lost
     | Cancel
+    | Part
+    | Flow
     | Closing
 )

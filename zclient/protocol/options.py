@@ -60,15 +60,19 @@ JOB_OPTIONS: dict[str, Option] = {
     "unique_for": Option("period", "done", 1, limits.MAX_DELAY_MS, PERIODS, "how long the text stays taken"),
     "on_conflict": Option("choice", "existing", choices=CONFLICTS, help="what becomes of a second job"),
     "headers": Option("headers", {}, 0, limits.MAX_HEADERS_BYTES, help="context beside the payload"),
+    "stream": Option("flag", False, help="it has a reader, who takes what its handler yields"),
 }
 """What a producer may say of a job."""
 
 COPY_OPTIONS: dict[str, Option] = {
     name: option
     for name, option in JOB_OPTIONS.items()
-    if name not in ("after", "on_parent_death", "unique", "unique_for", "on_conflict")
+    if name not in ("after", "on_parent_death", "unique", "unique_for", "on_conflict", "batch", "stream")
 }
 """What somebody who publishes may say of the copies: what does not tie a job to others."""
+
+CALLED_OPTIONS = frozenset({"batch", "stream"})
+"""Those of a job that nobody writes: calls of their own say them (an open batch's `send`, `Client.stream`)."""
 
 TASK_OPTIONS: dict[str, Option] = dict(_RETRY)
 """What a worker may say of the jobs that it runs, for a queue at a time: it wins over the queue, the job over it."""
@@ -119,6 +123,8 @@ def job_fault(options: Mapping[Any, Any]) -> str | None:
         return "on_parent_death goes with after"
     if "batch" in options and options["batch"] in options.get("after", ()):
         return "after: a job cannot wait for the batch that it belongs to"
+    if "stream" in options and "unique" in options:
+        return "stream and unique exclude each other: a stream has one reader"
     return None
 
 
@@ -153,6 +159,10 @@ def _choice(option: Option, value: Any) -> str | None:
     if type(value) is str and value in option.choices:
         return None
     return f"one of {', '.join(option.choices)}, not {value!r:.40}"
+
+
+def _flag(option: Option, value: Any) -> str | None:
+    return None if type(value) is bool else f"true or false, not {value!r:.40}"
 
 
 def _text(option: Option, value: Any) -> str | None:
@@ -228,6 +238,7 @@ _FAULTS = {
     "size": _whole,
     "share": _share,
     "choice": _choice,
+    "flag": _flag,
     "text": _text,
     "backoff": _backoff,
     "period": _period,
