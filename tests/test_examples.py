@@ -3,18 +3,23 @@
 What stands in the pages is run as it stands, but for the port, since another broker may be at the default one.
 """
 
+import csv
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from zclient import Client
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -241,6 +246,61 @@ def test_dead_letters(endpoint: str) -> None:
         "moved to payment-by-hand",
         "order 17 by hand, since payment said: RuntimeError: order 17: card refused",
     ]
+
+
+def test_etl(start: Start, endpoint: str, tmp_path: Path) -> None:
+    """One of the two workers is killed in the middle: the report is whole, and as another look at the files has it."""
+    settings = {"ZBROKER_ENDPOINT": endpoint, "AUDIT": str(tmp_path / "audit.sqlite")}
+    site = sysconfig.get_path("purelib")
+    workers = [start("zworker", "run", "worker", cwd=EXAMPLES / "etl", **settings) for _ in range(2)]
+    with Client(endpoint) as client:
+        while len(list(client.workers())) < 2:
+            assert all(worker.poll() is None for worker in workers)
+        sender = start(sys.executable, "etl/send.py", site, cwd=EXAMPLES, **settings)
+        assert sender.stdout is not None
+        sent = re.fullmatch(r"sent: (\w+), (\d+) packages\n", sender.stdout.readline())
+        assert sent is not None
+        run = client.workflow(sent[1])
+        while not run.status().done:
+            assert sender.poll() is None
+        workers[0].kill()
+    *_, told, page = sender.communicate(timeout=2 * PATIENCE_S)[0].splitlines()
+    assert sender.returncode == 0
+
+    records = list(Path(site).glob("*.dist-info/RECORD"))
+    files = sum((record.parent.parent / row[0]).is_file() for record in records for row in rows_of(record))
+    counted = re.fullmatch(r"(\d+) packages, (\d+) files, \d+ not as installed", told)
+    assert counted is not None
+    assert [int(number) for number in counted.groups()] == [len(records), files]
+    assert int(sent[2]) == len(records)
+    report = Path(page.removeprefix("the report: ")).read_text(encoding="utf-8")
+    assert report.startswith(f"# {len(records)} packages, {files} files, ")
+
+
+def rows_of(record: Path) -> list[list[str]]:
+    with record.open(newline="", encoding="utf-8") as lines:
+        return list(csv.reader(lines))
+
+
+def test_fan_out(start: Start, endpoint: str, tmp_path: Path) -> None:
+    """Each file once in each group that wants it, although three workers share them."""
+    tree = tmp_path / "tree"
+    shutil.copytree(Path(sysconfig.get_path("stdlib"), "email"), tree, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "large.bin").write_bytes(b"x" * 200_000)
+    (tree / "large.py").write_text("def f(): pass\n" * 20_000, encoding="utf-8")
+    wanted = [(path.suffix == ".py") + (path.stat().st_size >= 100_000) for path in tree.rglob("*") if path.is_file()]
+    large = sum(path.stat().st_size >= 100_000 for path in tree.rglob("*"))
+    settings = {"ZBROKER_ENDPOINT": endpoint, "FAN_OUT": str(tmp_path)}
+    for group in ("index", "index", "watch"):
+        start("zworker", "run", f"worker:{group}", cwd=EXAMPLES / "fan_out", **settings)
+    told = output(sys.executable, "fan_out/publish.py", str(tree), cwd=EXAMPLES, **settings)
+    assert [line for line in told if "groups" in line] == [
+        f"{wanted.count(groups)} events for {groups} of the groups" for groups in sorted(set(wanted))
+    ]
+    index, watch = told[-2:]
+    python = len(list(tree.rglob("*.py")))
+    assert re.fullmatch(rf"index: {python} files with 2\d{{4}} functions and \d+ classes", index)
+    assert watch == f"watch: {large} large files, the largest of 0.3 MB"
 
 
 RUN_ELSEWHERE = {"exactly_once": "tests/kill_loop", "own_store": "tests/storage/test_own_store.py"}
