@@ -98,6 +98,22 @@ def test_a_crash_at_each_commit_leads_to_the_same_end() -> None:
         bench.check()
 
 
+def test_a_crash_at_each_commit_of_a_cancellation_leads_to_the_same_end() -> None:
+    whole = Recorded()
+    sent(whole.producer(), [Step("a", 300), Step("b", 100, "a", "run"), Step("c", 1, "b")])
+    first = len(whole.commits) - 1  # it is there from this commit on
+    order(whole.producer("stops"), "cancel_workflow")
+    assert len(whole.commits) - first > 6
+    for store in whole.commits[first:]:
+        bench = recovered(store)
+        producer = bench.producer("stops again")
+        order(producer, "cancel_workflow")
+        assert steps(producer) == {"a": "cancelled 300/0/0/300", "b": "cancelled 100/0/0/100", "c": "cancelled 1/0/0/1"}
+        assert state_of(producer) == "cancelled"
+        assert rows_of(bench, "jobs") == rows_of(bench, "edges") == rows_of(bench, "changes") == []
+        bench.check()
+
+
 def ended(bench: Bench) -> dict[str, object]:
     """How it all ended, and how many jobs the broker was given of each queue: no callback twice."""
     producer = bench.producer("looks")

@@ -3,6 +3,7 @@
 from tests.system.ledger import Ledger
 from tests.system.processes import eventually
 from tests.system.system import System
+from tests.system.waiting import begun
 from zbroker.check import check_directory
 
 SIDES = 300
@@ -19,14 +20,13 @@ def test_a_diamond_over_kills_of_broker_and_worker(system: System) -> None:
     second = [client.send("q", count, after=[first[(n + step) % SIDES] for step in range(SPAN)]) for n in range(SIDES)]
     eventually(lambda: client.queue("q")["blocked"] == 2 * SIDES)
     end = client.send("end", count, after=second)
-    workers = [system.worker(broker.endpoint, "q", "end", concurrency=4) for _ in range(2)]
-    workers[0].reach("run", 40)
+    workers = [system.worker(broker.endpoint, "q", "end", concurrency=4) for _ in range(3)]
+    begun(workers, 80)
     broker.kill()
     broker.restart()
-    workers[0].reach("run", 80)
+    begun(workers, 200)
     workers[0].kill()
-    workers.append(system.worker(broker.endpoint, "q", "end", concurrency=4))
-    workers[2].reach("run", 80)
+    begun(workers, 400)
     broker.kill()
     broker.restart()
 

@@ -7,6 +7,7 @@ import pytest
 from tests.system.ledger import Ledger
 from tests.system.processes import eventually
 from tests.system.system import System
+from tests.system.waiting import begun
 from zclient import BrokerUnreachable, Client, NotFound, OutcomeUnknown, Workflow, WorkflowHandle, chord, group, step
 from zclient.parts import parts_of
 from zclient.protocol import messages as m
@@ -60,12 +61,12 @@ def test_a_chord_over_kills_of_broker_and_worker(system: System) -> None:
     flow.step("total", "total", {"do": "total", "n": 0}, after="parts")
     run = client.send_workflow(flow)
     workers = [system.worker(broker.endpoint, "q", "total", concurrency=4) for _ in range(2)]
-    workers[0].reach("run", 60)
+    begun(workers, 120)
     broker.kill()
     broker.restart()
-    workers[0].reach("run", 120)
+    begun(workers, 300)
     workers[0].kill()
-    workers[1].reach("run", 240)
+    begun(workers, 600)
     broker.kill()
     broker.restart()
 

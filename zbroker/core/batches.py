@@ -113,13 +113,13 @@ def judge(state: State, identifier: bytes, own: bytes | None) -> None:
     text = identifier.decode(errors="backslashreplace")
     if batch is None:
         raise Refusal("unknown_batch", f"nobody has opened a batch {text!r}", id=text)
-    if not batch.open and (identifier != own or is_stopped(state, batch)):
+    if not batch.open and (identifier != own or is_stopped(state, batch.workflow)):
         raise Refusal("batch_closed", f"the batch {text!r} is closed", id=text)
 
 
-def is_stopped(state: State, batch: Batch) -> bool:
-    """Whether it is a step of a workflow that somebody cancelled."""
-    return bool(batch.workflow) and state.view.get("workflows", rows.stopped_key(batch.workflow)) is not None
+def is_stopped(state: State, workflow: bytes) -> bool:
+    """Whether somebody cancelled the workflow."""
+    return state.view.get("workflows", rows.stopped_key(workflow)) is not None
 
 
 def join(state: State, identifier: bytes, ids: list[bytes]) -> None:

@@ -59,7 +59,7 @@ def store_some(state: State, work: Work) -> Stepped:
         return None, 0
     key, value = found
     groups = [Group(*group) for group in rows.unpack(value)]
-    if not workflows.is_stopped(state, identifier):
+    if not batches.is_stopped(state, identifier):
         store_groups(state, groups)
     else:
         for group in groups:
@@ -96,7 +96,7 @@ def cancel_some(state: State, work: Work) -> Stepped:
 def retry_some(state: State, work: Work) -> Stepped:
     """The next jobs that are dead, from the first step to the last, unless somebody cancels it meanwhile."""
     after: Work | None = None
-    if not workflows.is_stopped(state, work.ids[0]):
+    if not batches.is_stopped(state, work.ids[0]):
         ids, after = _page(state, work, limits.STEP_ROWS, lambda batch: batch.dead > 0, backwards=False)
         for identifier in ids:
             dead.replay_one(state, identifier)

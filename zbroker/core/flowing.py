@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zbroker import limits
-from zbroker.core import callbacks, edges, put, rows, workflows
+from zbroker.core import batches, callbacks, edges, put, rows, workflows
 from zbroker.core.batches import Batch
 from zbroker.core.flow_works import store_groups
 from zbroker.core.refusal import Refusal
@@ -207,7 +207,7 @@ def cancel(state: State, arguments: dict[str, Any]) -> dict[str, str]:
     are not all there is forgotten."""
     callbacks.settle(state)
     flow = workflows.needed(state, arguments.get("id"))
-    if flow.state in (edges.DONE, edges.GONE) or workflows.is_stopped(state, flow.id):
+    if flow.state in (edges.DONE, edges.GONE) or batches.is_stopped(state, flow.id):
         return {"state": flow.state}
     refuse_if_busy(state)
     if flow.state == COMING:
@@ -225,7 +225,7 @@ def retry(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     callbacks.settle(state)
     flow = workflows.needed(state, arguments.get("id"))
     text = flow.id.decode()
-    if workflows.is_stopped(state, flow.id):
+    if batches.is_stopped(state, flow.id):
         raise Refusal("conflict", f"the workflow {text!r} was cancelled", id=text)
     dead = sum(batch.dead for batch in workflows.batches_of(state, flow))
     if not dead:

@@ -90,11 +90,6 @@ def save(state: State, flow: Workflow) -> None:
     state.tick.rows["workflows"][flow.id] = flow.row()
 
 
-def is_stopped(state: State, identifier: bytes) -> bool:
-    """Whether somebody cancelled it."""
-    return state.view.get("workflows", rows.stopped_key(identifier)) is not None
-
-
 # ---- its steps end
 
 
@@ -124,13 +119,13 @@ def _state_of(state: State, flow: Workflow) -> str:
     if flow.retries:
         return RUNNING
     is_over = _GOES_ON not in flow.ends
-    if not is_over and _DEAD in flow.ends and not is_stopped(state, flow.id):
+    if not is_over and _DEAD in flow.ends and not batches.is_stopped(state, flow.id):
         is_over = all(end != _GOES_ON or held for end, held in zip(flow.ends, _held(state, flow), strict=True))
     if not is_over:
         return RUNNING
     if _DEAD not in flow.ends and _GONE not in flow.ends:
         return DONE
-    return DEAD if _DEAD in flow.ends and not is_stopped(state, flow.id) else GONE
+    return DEAD if _DEAD in flow.ends and not batches.is_stopped(state, flow.id) else GONE
 
 
 def _held(state: State, flow: Workflow) -> list[bool]:
@@ -160,7 +155,7 @@ def told(state: State, flow: Workflow) -> dict[str, Any]:
         "jobs": flow.jobs,
         "parts": flow.parts,
         "came": len(flow.taken),
-        "stopped": is_stopped(state, flow.id),
+        "stopped": batches.is_stopped(state, flow.id),
     }
 
 

@@ -25,7 +25,8 @@ RETRIES: dict[str, list[Any]] = {
     "backoff_max": [600, 5_000],
     "backoff_jitter": [0, 0.5, 1],
 }
-OF_A_JOB: dict[str, list[Any]] = {**RETRIES, "ttl": [0, 300, 3_000]}
+BATCH = b"b" * 32
+OF_A_JOB: dict[str, list[Any]] = {**RETRIES, "ttl": [0, 300, 3_000], "batch": [BATCH]}
 UNIQUE: dict[str, list[Any]] = {
     "unique": ["u", "u", "u", "v"],
     "unique_for": ["done", "done", "waiting", 900, 30_000],
@@ -126,6 +127,7 @@ class Coming(Sends):
     def put_unique(self, queue: str, jobs: int, key: str, data: Any, crash: str) -> None:
         options = {name: data.draw(st.sampled_from(values)) for name, values in UNIQUE.items()}
         options |= {"delay": 500} if data.draw(st.integers(0, 3)) == 3 else {}
+        options |= {"batch": BATCH} if data.draw(st.integers(0, 2)) == 2 else {}
         self.put_new(1, queue, jobs, options | ({"key": key} if key else {}), crash)
 
     def before_put(self, message: m.Put) -> Any:

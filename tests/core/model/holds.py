@@ -125,5 +125,5 @@ def is_in_its_place(found: Found, came_to: str) -> None:
     assert header.queue == found.queue.name
     if header.queue != came_to:
         assert header.options["headers"]["dead_queue"] in (came_to, "r")
-        assert header.options.keys() <= {"priority", "key", "headers"}
+        assert header.options.keys() <= {"priority", "key", "headers", "batch"}
         assert found.changed().unexpiring

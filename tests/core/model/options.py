@@ -15,7 +15,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from tests.core.harness import Bench, Peer
 from tests.core.model import holds
 from tests.core.model.broker import CRASHES, QUEUES
-from tests.core.model.coming import RETRIES, Coming, mixes
+from tests.core.model.coming import BATCH, RETRIES, Coming, mixes
 from tests.core.model.logged import LoggedBench, Meter, longest_wait, meter
 from tests.core.model.worker import Worker
 from zbroker.core.rows import head_key
@@ -55,6 +55,9 @@ class Options(Coming):
 
     def begin_with(self, data: Any) -> None:
         super().begin_with(data)
+        opener = Peer(self.bench, "opener", (), 0)
+        opener.connect()
+        opener.order("open_batch", id=BATCH, keep_results=True)  # `check` holds its counters to the jobs
         self.first_task = {queue: data.draw(mixes(RETRIES, 3)) for queue in QUEUES}
         for queue in QUEUES:
             self.set_some(queue, data, "")
