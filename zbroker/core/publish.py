@@ -115,10 +115,10 @@ def _runs(state: State, publications: list[Publication]) -> list[Run]:
         headers = publication.options.get("headers", {})
         try:
             queues = topics.bindings.find(publication.topic, headers)
+            keeps = topics.kept.find(publication.topic, {}) if topics.kept.size else {}
         except TooManyMatches:
-            text = f"more bindings belong to the topic {publication.topic} than may be looked at"
+            text = f"more patterns belong to the topic {publication.topic} than may be looked at"
             raise Refusal("batch_too_large", text) from None
-        keeps = topics.kept.find(publication.topic, {}) if topics.kept.size else {}
         runs.append(Run(queues, keeps, options_of_copy(publication)))
     return runs
 
