@@ -125,6 +125,7 @@ def test_tails_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     one.send(m.Tail(one.next_number(), 2, None, [], 0, 0))
     assert refusal(other, 2, "a..b") == "invalid"
     assert refusal(other, 2, "a", ["x", "~", 1]) == "invalid"
+    assert refusal(other, 2, "a", ["x", "=", "y" * limits.MAX_HEADERS_BYTES]) == "too_large"
     follow(other, 2, "#")
 
 

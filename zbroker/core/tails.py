@@ -12,10 +12,9 @@ from zbroker.core.kept import overlapping
 from zbroker.core.matching import TooManyMatches
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
-from zbroker.core.topics import Tail
+from zbroker.core.topics import Tail, filters_of, pattern_of
 from zclient.protocol import limits as wire
 from zclient.protocol import messages as m
-from zclient.protocol.topics import filters_fault, pattern_fault
 
 Takers = list[dict[Tail, None] | None]
 """The tails that take each publication of a PUBLISH; None where that is too much to find out."""
@@ -41,15 +40,13 @@ def tail(state: State, peer: Peer, message: m.Tail) -> dict[str, Any]:
 
 
 def _begin(state: State, peer: Peer, message: m.Tail) -> Tail:
-    fault = pattern_fault(message.pattern) or filters_fault(message.filters)
-    if fault:
-        raise Refusal("invalid", fault)
+    pattern, filters = pattern_of({"pattern": message.pattern}), filters_of(message.filters)
     if len(peer.tails) >= wire.MAX_TAILS_PER_PEER:
         raise Refusal("invalid", f"a peer follows at most {wire.MAX_TAILS_PER_PEER} tails")
     if state.topics.tails.size >= limits.MAX_TAILS:
         raise Refusal("busy", f"{limits.MAX_TAILS} tails are followed, as many as there may be", retry_after_ms=1000)
-    followed = peer.tails[message.tail] = Tail(peer, message.tail, str(message.pattern))
-    state.topics.tails.add(followed.pattern, followed, message.filters)
+    followed = peer.tails[message.tail] = Tail(peer, message.tail, pattern)
+    state.topics.tails.add(pattern, followed, filters)
     return followed
 
 
