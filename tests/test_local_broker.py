@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from zbroker import limits
+from zbroker.check import check_store
 from zbroker.testing import LocalBroker
 from zclient import InvalidArgument, JobCancelled, JobFailed, ResultTimeout, TooManyQueues
 from zworker import Consumer, Job, Snooze, Worker
@@ -201,3 +202,36 @@ def test_a_worker_never_waits_for_its_thread_without_end(monkeypatch: pytest.Mon
         broker.client().send("q", 1)
         broker.wait_idle()
     assert joins and None not in joins
+
+
+def test_a_handler_publishes_with_its_ack_and_days_of_a_kept_topic_pass() -> None:
+    worker = Worker()
+    seen: list[tuple[str, int]] = []
+
+    @worker.task("in")
+    def take(n: int, job: Job) -> None:
+        seen.append((job.headers["topic"], n))
+        job.publish("done.in", {"n": n + 1})
+
+    @worker.task("out")
+    def end(n: int) -> None:
+        seen.append(("out", n))
+
+    with LocalBroker() as broker:
+        client = broker.client()
+        client.keep_topic("#", keep_for="2d")
+        client.bind("in.*", "in")
+        client.bind("done.#", "out")
+        assert client.publish("in.x", {"n": 1}, delay="1d").queues == 1
+        with broker.running(worker):
+            broker.advance("1d")
+            broker.wait_idle()
+        assert seen == [("in.x", 1), ("out", 2)]
+        kept = [(one.topic, one.payload) for one in client.tail("#", start="beginning", timeout=0)]
+        assert kept == [("in.x", {"n": 1}), ("done.in", {"n": 2})]
+        broker.restart()
+        broker.advance("1d")
+        assert [one.topic for one in client.tail("#", start="beginning", timeout=0)] == ["done.in"]
+        broker.advance("2d")
+        assert list(client.tail("#", start="beginning", timeout=0)) == []
+        assert check_store(broker.store).faults == []

@@ -87,8 +87,9 @@ def _value(text: str) -> str | int | float | bool:
     if text in ("true", "false"):
         return text == "true"
     if _NUMBER.fullmatch(text):
-        number = float(text)
-        return int(text) if text.lstrip("+-").isdigit() and len(text) <= 18 else number
+        if text.lstrip("+-").isdigit() and -(1 << 63) <= int(text) < 1 << 64:
+            return int(text)
+        return float(text)
     return text
 
 

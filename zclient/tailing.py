@@ -45,6 +45,8 @@ class Tailing:
         self._missed: int | None = 0  # before the next one
         self._is_kept = False
         self._saw_unkept = False
+        self._is_beginning = False  # what is kept is being read for the first time
+        self._knows_forgotten = False
 
     def next(self, session: Session, now: float) -> Procedure[Publication | None]:
         """The next publication; None when none came in time."""
@@ -55,6 +57,9 @@ class Tailing:
                 yield from self._read(session, now)
             elif tail is not None and (item := tail.next()) is not None:
                 self._take(item)
+                if tail.has_asked:  # let it leave, however much there is to take
+                    tail.has_asked = False
+                    now = yield Wait((), now)
             elif tail is None or tail.is_lost or self._session is not session:
                 now = yield from self._begin(session, now, until_ms)
             elif tail.error is not None:
@@ -78,7 +83,7 @@ class Tailing:
 
     def _begin(self, session: Session, now: float, until_ms: float) -> Procedure[float]:
         """Follow on the connection that is there, and note what is to be read before."""
-        is_first = self._tail is None and not self._next
+        is_first = not self._next
         self.leave()
         self._session = session
         tail = self._tail = session.tails.begin(*self._said)
@@ -88,17 +93,30 @@ class Tailing:
         except ZError:
             self.leave()
             raise
-        offset, self._is_kept = int(value["offset"]), bool(value["kept"])
+        begun: float = yield Wait((), now)
+        if tail.is_lost:
+            return begun  # the connection was lost meanwhile
+        offset, self._is_kept = self._told(value)
         if not is_first:
             if not self._is_kept or self._saw_unkept:
                 self._missed = None
             self._until = offset
+            if not self._is_kept:
+                self._next = offset
         elif self._since_ms is not None:
             self._next, self._until = 1, offset
+            self._is_beginning = True
         else:
             self._next = self._until = offset
-        begun: float = yield Wait((), now)
         return begun
+
+    @staticmethod
+    def _told(value: Any) -> tuple[int, bool]:
+        """From the answer to TAIL: the offset of what is kept next, and whether anything is."""
+        try:
+            return int(value["offset"]), bool(value["kept"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolFault(f"the answer to TAIL cannot be read: {type(error).__name__} {error}") from None
 
     def _take(self, item: Told | Gap) -> None:
         """What came live. A gap is read from what is kept, before what came behind it."""
@@ -129,15 +147,19 @@ class Tailing:
 
     def _read(self, session: Session, now: float) -> Procedure[None]:
         """One page of what is kept."""
-        is_first = self._since_ms is not None and self._next == 1
+        is_first = self._is_beginning and self._next == 1
         verb = log_page(*self._said, self._next, self._since_ms or 0, self._until)
         value = yield from storing(session, now, lambda now: session.ask(verb.name, verb.arguments, now), LOG_MS)
         try:
             page = verb.decode(value)
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolFault(f"kept publications cannot be read: {type(error).__name__} {error}") from None
-        if page.forgotten and not is_first:
+        if is_first:  # what was forgotten before it began is no gap
+            self._knows_forgotten = page.forgotten
+        elif page.forgotten and not self._knows_forgotten:
             self._missed = None
         for told in page.publications:
             self._tell(told, is_read=True)
         self._next = self._until if page.next is None else page.next
+        if self._next >= self._until:
+            self._is_beginning = self._knows_forgotten = False

@@ -35,11 +35,13 @@ class Tail:
     __slots__ = (
         "_allowed",
         "_allowed_octets",
+        "_asked",
         "_octets",
         "_octets_taken",
         "_owner",
         "_queue",
         "error",
+        "has_asked",
         "heard",
         "is_lost",
         "news",
@@ -56,8 +58,11 @@ class Tail:
         """Ends when there is something new."""
         self.error: ZError | None = None
         self.is_lost = False
-        """Its connection is gone: nothing comes any more."""
+        """Its connection is gone: nothing comes any more, whatever the broker answers to what was asked there."""
+        self.has_asked = False
+        """It asked for more since somebody last looked: a turn would let that leave."""
         self._owner = owner
+        self._asked: Request | None = None
         self._queue: deque[Told | Gap] = deque()
         self._octets = 0  # heard, or told and lost
         self._octets_taken = 0
@@ -84,15 +89,24 @@ class Tail:
         """Allow a window beyond what was taken, and ask where the broker is. Its answer may be waited for or not."""
         self._allowed = self._taken + WINDOW
         self._allowed_octets = self._octets_taken + WINDOW_BYTES
-        request = self._owner.ask((self.number, *self.said, self._allowed, self._allowed_octets))
+        request = self._asked = self._owner.ask((self.number, *self.said, self._allowed, self._allowed_octets))
+        self.has_asked = True
         request.on_done(self._on_allowed)
         return request
+
+    def interrupt(self) -> None:
+        """There is another connection. What was asked for and never left is asked there."""
+        if self._asked is not None and self._asked.sent:
+            self.is_lost = True
+            self.rouse()
 
     def leave(self) -> None:
         """Follow no longer. In any thread, and without the session's lock: it is noted, and done in its next turn."""
         self._owner.leaving.append(self)
 
     def _on_allowed(self, request: Request) -> None:
+        if self.is_lost:
+            return  # it began anew on another connection, where nobody waits for it
         if request.error is not None:
             self.error = request.error
             self.rouse()
@@ -102,7 +116,6 @@ class Tail:
             missed, octets = told["position"] - self.heard, told["octets"]
         except (KeyError, TypeError):
             return  # it is no longer followed
-        self.is_lost = False
         lost = max(0, octets - self._octets)
         self._octets += lost
         self._octets_taken += lost
@@ -153,14 +166,13 @@ class Tails:
         """Tell the broker who has left."""
         while self.leaving:
             tail = self.leaving.popleft()
-            if self._open.pop(tail.number, None) is not None and not tail.is_lost:
+            if self._open.pop(tail.number, None) is not None:
                 self.ask((tail.number, None, [], 0, 0))
 
     def interrupt(self) -> None:
         """There is another connection: the broker knows of none of them there."""
         for tail in self._open.values():
-            tail.is_lost = True
-            tail.rouse()
+            tail.interrupt()
 
     def heard(self, message: Publications) -> bool:
         """What the broker tells; nothing if nobody follows it any more. It is never for the session's owner."""

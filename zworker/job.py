@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Unpack
 from zclient.config import Duration, one_job
 from zclient.durations import duration_ms, parse_duration
 from zclient.errors import BatchTooLarge, InvalidArgument, LeaseLost
-from zclient.joboptions import JobOptions
+from zclient.joboptions import CopyOptions, JobOptions
 from zclient.jobs import decode_payload, encode_payload, wire_options
 from zclient.openbatches import BatchStatus
 from zclient.protocol import plans
 from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_PROGRESS_CHARS
-from zclient.protocol.messages import Group, Outcome
+from zclient.protocol.messages import Group, Outcome, Publication, Sent
 from zclient.protocol.record import header_of, payload_of
+from zclient.topics import copy_options, one_publication
 from zworker.inputs import Inputs, inputs_of
 from zworker.outcomes import Cancelled, cut_text, error_map, wait_ms
 
@@ -135,7 +136,7 @@ class Job:
         self.is_started = False
         self.is_settled = False  # said by whoever runs it
         self.unsettled = True  # as the session sees it: neither sent as settled, nor lost
-        self.sends: list[Group] = []  # what the handler sent: it leaves with the ack
+        self.sends: list[Group | Publication] = []  # what the handler sent and published: it leaves with the ack
         self.sent_bytes = 0  # of its payloads
 
     def __repr__(self) -> str:
@@ -263,16 +264,34 @@ class Job:
         `BatchTooLarge` for more than 16 MiB in all.
         """
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
-        size = len(group.payloads[0])
+        self._add(group, len(group.payloads[0]))
+        return group.ids[0].decode()
+
+    def publish(self, topic: str, payload: Any = None, *, id: str | None = None, **options: Unpack[CopyOptions]) -> str:
+        """Publish under a topic in the commit of this job's ack, likewise; returns the publication's id.
+
+        ``options`` are those of `zclient.Client.publish`. One queue that refuses its copy refuses all that this job
+        sends and publishes.
+        """
+        publication = one_publication(topic, payload, id, copy_options(**options))
+        self._add(publication, len(publication.payload))
+        return publication.id.decode()
+
+    def _add(self, sent: Group | Publication, size: int) -> None:
         if self.is_settled:
             raise self._settled_twice()
         if len(self.sends) >= MAX_BATCH_JOBS:
             raise InvalidArgument(f"a job sends at most {MAX_BATCH_JOBS} jobs with its ack")
         if self.sent_bytes + size > MAX_BATCH_BYTES:
             raise BatchTooLarge(f"a job sends at most {MAX_BATCH_BYTES >> 20} MiB with its ack, all payloads together")
-        self.sends.append(group)
+        self.sends.append(sent)
         self.sent_bytes += size
-        return group.ids[0].decode()
+
+    def sent(self) -> Sent:
+        """What leaves with its ack; for its session."""
+        groups = [one for one in self.sends if isinstance(one, Group)]
+        publications = [one for one in self.sends if isinstance(one, Publication)]
+        return Sent(self.fence, self.identifier, groups, publications)
 
     def parents(self, timeout: float = 10.0) -> "dict[str, Parent]":
         """The jobs that this one waited for (`after`), by id, with what they returned, in the order it named them.

@@ -299,7 +299,7 @@ class WorkerSession:
             if outcome == m.Outcome.ACK:
                 acks += 1
                 if sending:
-                    sends.append(m.Sent(delivery.fence, job.identifier, job.sends))
+                    sends.append(job.sent())
                     sent += len(sending)
                     size += job.sent_bytes
             else:

@@ -270,6 +270,7 @@ def test_what_filters_cannot_be(test: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "number"),
     [
+        ("1" * 25, int("1" * 25)),
         ("10", 10),
         ("-1.5", -1.5),
         ("1e3", 1000.0),

@@ -301,7 +301,7 @@ def test_what_one_message_sends_is_bounded() -> None:
     assert counts(bench) == {"ready": limits.MAX_BATCH_JOBS}
 
 
-SENT = [7, b"a", [["q", {}, [b"x"], [b"p"]]]]
+SENT = [7, b"a", [["q", {}, [b"x"], [b"p"]]], []]
 
 
 @pytest.mark.parametrize(
@@ -311,14 +311,17 @@ SENT = [7, b"a", [["q", {}, [b"x"], [b"p"]]]]
         7,
         [7],
         [[7, b"a"]],
-        [[7, b"a", []]],
-        [[7, b"", SENT[2]]],
-        [[-1, b"a", SENT[2]]],
-        [[7, b"a", [["q", {}, [], []]]]],
-        [[7, b"a", [["q", {}, [b"x"], [1]]]]],
-        [[7, b"a", [["q", {}, [b"x"], [b"p", b"p"]]]]],
+        [[7, b"a", SENT[2]]],
+        [[7, b"a", [], []]],
+        [[7, b"a", SENT[2], 7]],
+        [[7, b"a", [], [["topic", {}, b"x"]]]],
+        [[7, b"", SENT[2], []]],
+        [[-1, b"a", SENT[2], []]],
+        [[7, b"a", [["q", {}, [], []]], []]],
+        [[7, b"a", [["q", {}, [b"x"], [1]]], []]],
+        [[7, b"a", [["q", {}, [b"x"], [b"p", b"p"]]], []]],
         [SENT, SENT],
-        [[7, b"%d" % n, SENT[2]] for n in range(limits.MAX_BATCH_JOBS + 1)],
+        [[7, b"%d" % n, SENT[2], []] for n in range(limits.MAX_BATCH_JOBS + 1)],
     ],
 )
 def test_what_is_no_list_of_sent_jobs_is_malformed(sends: Any) -> None:

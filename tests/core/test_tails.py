@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.core.harness import Bench, Peer
-from tests.core.topics import bind, follow, keep, publication, publish, told
+from tests.core.topics import bind, follow, keep, publication, publish, refused, told
 from zbroker import limits as broker_limits
 from zclient.protocol import limits
 from zclient.protocol import messages as m
@@ -125,6 +125,7 @@ def test_tails_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     one.send(m.Tail(one.next_number(), 2, None, [], 0, 0))
     assert refusal(other, 2, "a..b") == "invalid"
     assert refusal(other, 2, "a", ["x", "~", 1]) == "invalid"
+    assert refusal(other, 2, "a", ["x", "=", "y" * limits.MAX_HEADERS_BYTES]) == "too_large"
     follow(other, 2, "#")
 
 
@@ -140,3 +141,27 @@ def test_a_batch_for_very_many_tails_is_to_be_sent_in_smaller_ones(monkeypatch: 
     assert producer.refused(message).code == "batch_too_large"
     assert publish(producer, publication("a", "1")) == [1]
     assert len(told(reader)) == 4
+
+
+def test_where_too_much_would_be_looked_at_each_tail_learns_that_it_may_have_missed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    producer, reader = bench.producer(), bench.producer("reader")
+    for number in range(3):
+        follow(reader, number, "#.a.#")
+    monkeypatch.setattr(broker_limits, "MATCH_STEPS", 2)
+    assert publish(producer, publication("x.a", "1")) == [0]
+    assert told(reader) == []
+    monkeypatch.setattr(broker_limits, "MATCH_STEPS", 1000)
+    publish(producer, publication("x.a", "2"))
+    assert told(reader) == [(number, 1, ["2"]) for number in range(3)]
+    assert producer.ask("stats")["counters"]["untold"] == 3
+
+
+def test_patterns_of_kept_topics_that_would_take_too_long_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    producer = bench.producer()
+    keep(producer, "#.a.#")
+    monkeypatch.setattr(broker_limits, "MATCH_STEPS", 2)
+    assert refused(producer, publication("x.a", "1")).code == "batch_too_large"

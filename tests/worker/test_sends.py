@@ -46,6 +46,26 @@ def test_what_is_sent_leaves_with_the_ack(talk: Conversation) -> None:
     assert settle.sends == [m.Sent(7, b"a", groups)]
 
 
+def test_what_is_published_leaves_with_the_ack_beside_what_is_sent(talk: Conversation) -> None:
+    (job,) = talk.deliver(7, "a")
+    first = job.publish("a.b", {"n": 1}, headers={"x": 1})
+    job.send("mail", id="mail-id")
+    assert job.publish("c", id="mine") == "mine"
+    with pytest.raises(InvalidArgument):
+        job.publish("a.*")
+    with pytest.raises(InvalidArgument):
+        job.publish("a", unique="u")  # type: ignore[call-arg]
+    job.ack()
+    with pytest.raises(InvalidArgument):
+        job.publish("late")
+    ((sent,),) = [settle.sends for settle in settles(talk)]
+    assert sent.groups == [m.Group("mail", {}, [b"mail-id"], [encode_payload(None)])]
+    assert sent.publications == [
+        m.Publication("a.b", {"headers": {"x": 1}}, first.encode(), encode_payload({"n": 1})),
+        m.Publication("c", {}, b"mine", encode_payload(None)),
+    ]
+
+
 @pytest.mark.parametrize("settle", ["nack", "reject", "release"])
 def test_with_any_other_outcome_nothing_is_sent(talk: Conversation, settle: str) -> None:
     (job,) = talk.deliver(7, "a")

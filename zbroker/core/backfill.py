@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from zbroker import limits
 from zbroker.core import kept, rows
 from zbroker.core.matching import compiled, overlap, passes
-from zbroker.core.publish import Run, copies, options_of_copy, store_copies
-from zbroker.core.put import refuse_for_now
+from zbroker.core.publish import Run, copies, judge_copies, options_of_copy
+from zbroker.core.put import put_judged, refuse_for_now
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
 from zbroker.core.topics import load_binding, save_binding
@@ -54,7 +54,8 @@ def _copy_some(state: State, work: "Work", binding: rows.BindingRow, cursor: int
         try:
             refuse_for_now(state)
             run = Run({work.queue: None}, {}, options_of_copy(publication))
-            store_copies(state, copies([publication], [run]))
+            groups = copies([publication], [run])
+            put_judged(state, groups, judge_copies(state, groups))
         except Refusal as refusal:
             if "retry_after_ms" in refusal.details or refusal.code == "closed":
                 return offset, True

@@ -11,30 +11,12 @@ from zbroker.core.kept import take_offset
 from zbroker.core.put import refuse_new_queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
-from zbroker.core.topics import load_binding, save_binding
+from zbroker.core.topics import filters_of, load_binding, pattern_of, save_binding
 from zbroker.core.works import Work, begin, refuse_if_busy
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer
-from zclient.protocol.topics import filters_fault, pattern_fault
 
 Row = dict[str, Any]
-
-
-def pattern_of(arguments: Mapping[str, Any]) -> str:
-    pattern = arguments.get("pattern")
-    fault = pattern_fault(pattern)
-    if fault:
-        raise Refusal("invalid", fault)
-    return str(pattern)
-
-
-def filters_of(filters: Any) -> list[list[Any]]:
-    fault = filters_fault(filters)
-    if fault:
-        raise Refusal("invalid", fault)
-    if len(rows.pack(filters)) > wire.MAX_HEADERS_BYTES:
-        raise Refusal("too_large", f"filters take at most {wire.MAX_HEADERS_BYTES} bytes, encoded")
-    return list(filters)
 
 
 # ---- orders

@@ -16,10 +16,9 @@ from zbroker.core.entities import Peer
 from zbroker.core.matching import compiled, overlap, passes
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
-from zbroker.core.topics import Kept
+from zbroker.core.topics import Kept, filters_of, pattern_of
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer, Publication
-from zclient.protocol.topics import filters_fault, pattern_fault
 
 Row = dict[str, Any]
 
@@ -37,7 +36,7 @@ def take_offset(state: State) -> int:
 
 def keep(state: State, arguments: Mapping[str, Any]) -> Row:
     """Keep what is published under a pattern from now on; or change for how long."""
-    pattern = _pattern_of(arguments)
+    pattern = pattern_of(arguments)
     keep_ms, keep_bytes = arguments.get("keep_ms", 0), arguments.get("keep_bytes", 0)
     if type(keep_ms) is not int or type(keep_bytes) is not int:
         raise Refusal("invalid", "keep_ms and keep_bytes are whole numbers")
@@ -62,7 +61,7 @@ def keep(state: State, arguments: Mapping[str, Any]) -> Row:
 
 def forget(state: State, arguments: Mapping[str, Any]) -> Row:
     """Keep it no longer: all that was kept is gone at once."""
-    pattern = _pattern_of(arguments)
+    pattern = pattern_of(arguments)
     topics = state.topics
     kept = topics.kept_by_pattern.pop(pattern, None)
     if kept is None:
@@ -76,14 +75,6 @@ def forget(state: State, arguments: Mapping[str, Any]) -> Row:
         state.tick.ranges.append(("topics", prefix(number), prefix(number + 1)))
     state.notice("info", "topic forgotten", pattern=pattern, publications=kept.row.publications)
     return row_of(kept)
-
-
-def _pattern_of(arguments: Mapping[str, Any]) -> str:
-    pattern = arguments.get("pattern")
-    fault = pattern_fault(pattern)
-    if fault:
-        raise Refusal("invalid", fault)
-    return str(pattern)
 
 
 def _know(state: State, kept: Kept) -> None:
@@ -245,10 +236,7 @@ def _log(state: State, kept: Kept, start: int, until: int) -> Iterator[tuple[int
 
 def begin_page(state: State, peer: Peer, number: int, arguments: Mapping[str, Any]) -> None:
     """Answer with a page of kept publications, later."""
-    pattern, filters = _pattern_of(arguments), arguments.get("filters", [])
-    fault = filters_fault(filters)
-    if fault:
-        raise Refusal("invalid", fault)
+    pattern, filters = pattern_of(arguments), filters_of(arguments.get("filters", []))
     start, since_ms = arguments.get("start", 0), arguments.get("since", 0)
     until, limit = arguments.get("until", state.topics.next_offset), arguments.get("limit", wire.MAX_PAGE)
     if any(type(value) is not int or not 0 <= value < 1 << 53 for value in (start, since_ms, until)):

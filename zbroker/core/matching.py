@@ -20,7 +20,7 @@ K = TypeVar("K", bound=Hashable)
 Headers = Mapping[str, Any]
 Test = Callable[[Headers], bool]
 
-_NUMBER = re.compile(r"[+-]?(\d{1,18}|\d{1,300}\.\d{1,300}|\d{1,300}(\.\d{1,300})?[eE][+-]?\d{1,3})", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,40}|\d+\.\d+|\d+(\.\d+)?[eE][+-]?\d{1,3})", re.ASCII)
 
 
 class TooManyMatches(Exception):

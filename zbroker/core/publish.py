@@ -5,6 +5,7 @@ the same id is the same jobs, whoever sends it again.
 """
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,20 +36,43 @@ class Run(NamedTuple):
     shared: dict[str, Any]  # the options of each copy
 
 
+class Prepared(NamedTuple):
+    """Publications that were judged and looked up, and of which nothing is stored yet."""
+
+    publications: list[Publication]
+    runs: list[Run]
+    known: list[int]  # the offset of each that is kept already
+    takers: tails.Takers | None
+    groups: list[Group]
+    plans: list[Plan]
+
+
 def publish(state: State, message: Publish) -> Told:
     """Store the copies of all publications in this tick; raises `Refusal` and stores none."""
-    publications = message.publications
     refuse_for_now(state)
+    prepared = prepare(state, message.publications)
+    if prepared.groups:
+        put_judged(state, prepared.groups, prepared.plans)
+    return {"queues": complete(state, prepared)}
+
+
+def prepare(state: State, publications: list[Publication]) -> Prepared:
+    """Judge publications, and find who takes them; raises `Refusal`."""
     if len({publication.id for publication in publications}) != len(publications):
         raise Refusal("invalid", "the same id stands twice in one batch")
     runs = _runs(state, publications)
-    groups = copies(publications, runs)
     known = [
         kept.known(state, publication, run.keeps) if run.keeps else 0
         for publication, run in zip(publications, runs, strict=True)
     ]
     takers = tails.takers(state, publications) if state.topics.tails.size else None
-    store_copies(state, groups)
+    groups = copies(publications, runs)
+    return Prepared(publications, runs, known, takers, groups, judge_copies(state, groups))
+
+
+def complete(state: State, prepared: Prepared) -> list[int]:
+    """The copies are stored: keep and tell what is to be kept and told; how many queues took each."""
+    publications, runs, known, takers, groups, _ = prepared
     offsets = [
         offset or (kept.append(state, publication, run.keeps) if run.keeps else 0)
         for publication, run, offset in zip(publications, runs, known, strict=True)
@@ -56,11 +80,23 @@ def publish(state: State, message: Publish) -> Told:
     if takers is not None:
         tails.tell(state, publications, offsets, [not offset for offset in known], takers)
     counts = [len(run.queues) for run in runs]
+    state.tick.bytes_out += sum(sum(map(len, group.payloads)) for group in groups)
     state.count("published", len(publications))
     unrouted = counts.count(0)
     if unrouted:
         state.count("unrouted", unrouted)
-    return {"queues": counts}
+    return counts
+
+
+def copies_of_all(state: State, several: Iterable[list[Publication]]) -> int:
+    """How many copies these would make, all together; those of what cannot be published do not count."""
+    number = 0
+    for publications in several:
+        try:
+            number += sum(len(run.queues) for run in _runs(state, publications))
+        except Refusal:
+            continue  # it is refused by itself, later
+    return number
 
 
 def _runs(state: State, publications: list[Publication]) -> list[Run]:
@@ -79,10 +115,10 @@ def _runs(state: State, publications: list[Publication]) -> list[Run]:
         headers = publication.options.get("headers", {})
         try:
             queues = topics.bindings.find(publication.topic, headers)
+            keeps = topics.kept.find(publication.topic, {}) if topics.kept.size else {}
         except TooManyMatches:
-            text = f"more bindings belong to the topic {publication.topic} than may be looked at"
+            text = f"more patterns belong to the topic {publication.topic} than may be looked at"
             raise Refusal("batch_too_large", text) from None
-        keeps = topics.kept.find(publication.topic, {}) if topics.kept.size else {}
         runs.append(Run(queues, keeps, options_of_copy(publication)))
     return runs
 
@@ -151,11 +187,9 @@ def copies(publications: list[Publication], runs: list[Run]) -> list[Group]:
     return groups
 
 
-def store_copies(state: State, groups: list[Group]) -> None:
-    """Store all of them; raises `Refusal` and stores none. Options that groups share are judged once for each policy
-    that says something else of them."""
-    if not groups:
-        return
+def judge_copies(state: State, groups: list[Group]) -> list[Plan]:
+    """The groups, judged; raises `Refusal`. Options that several share are judged once for each policy that says
+    something else of them."""
     judged: dict[tuple[int, int], Plan] = {}
     plans: list[Plan] = []
     for group in groups:
@@ -165,8 +199,7 @@ def store_copies(state: State, groups: list[Group]) -> None:
         if plan is None:
             plan = judged[of_these] = judge_options(state, group.options, policy)
         plans.append(plan)
-    put_judged(state, groups, plans)
-    state.tick.bytes_out += sum(sum(map(len, group.payloads)) for group in groups)
+    return plans
 
 
 def copy_id(identifier: bytes, queue: str) -> bytes:

@@ -4,12 +4,13 @@ from typing import Any
 
 from zbroker.core import history, leave, rows
 from zbroker.core.entities import Delivery, Peer
-from zbroker.core.put import put
+from zbroker.core.publish import complete, copies_of_all, prepare
+from zbroker.core.put import judge, put, put_judged, refuse_for_now
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Extend, Outcome, Progress, Put, Settle, Settlement
+from zclient.protocol.messages import Extend, Outcome, Progress, Put, Sent, Settle, Settlement
 
 MAX_EXTENSION_MS = 24 * 3600 * 1000
 """A day: a lease that long is a mistake, since leases are renewed while the worker lives."""
@@ -27,7 +28,7 @@ def settle(state: State, message: Settle) -> list[Verdict]:
         most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_ORDER_IDS}"
         raise Refusal("batch_too_large", f"{acks} acks and {others} other settlements in one message; {most}")
     if message.sends:
-        _refuse_too_much(message)
+        _refuse_too_much(state, message)
     refused: list[Verdict] = []
     peers: dict[Peer, None] = {}
     unsent = _send(state, message, refused) if message.sends else ()
@@ -49,11 +50,17 @@ def settle(state: State, message: Settle) -> list[Verdict]:
     return refused
 
 
-def _refuse_too_much(message: Settle) -> None:
-    """What the jobs of one SETTLE send is together no more than what a PUT may carry."""
+def _refuse_too_much(state: State, message: Settle) -> None:
+    """What the jobs of one SETTLE send is together no more than what a PUT may carry, nor what they publish more than
+    a PUBLISH makes: one that is alone is judged by itself."""
     groups = [group for sent in message.sends for group in sent.groups]
-    jobs = sum(len(group.ids) for group in groups)
+    published = [sent.publications for sent in message.sends if sent.publications]
+    if len(published) > 1 and copies_of_all(state, published) > wire.MAX_COPIES:
+        text = f"more than {wire.MAX_COPIES} copies would be made with the acks of one message"
+        raise Refusal("batch_too_large", text)
+    jobs = sum(len(group.ids) for group in groups) + sum(map(len, published))
     size = sum(sum(map(len, group.payloads)) for group in groups)
+    size += sum(len(publication.payload) for publications in published for publication in publications)
     if jobs > wire.MAX_BATCH_JOBS or size > wire.MAX_BATCH_BYTES:
         most = f"at most {wire.MAX_BATCH_JOBS} and {wire.MAX_BATCH_BYTES}"
         raise Refusal("batch_too_large", f"{jobs} jobs of {size} bytes are sent with the acks of one message; {most}")
@@ -77,7 +84,11 @@ def _send(state: State, message: Settle, refused: list[Verdict]) -> set[tuple[in
         if len(acked[place] or b"") > state.settings.max_payload:
             continue  # refused for that
         try:
-            put(state, Put(0, 0, sent.groups), own_batch=_batch_of(delivery, sent.id))
+            own_batch = _batch_of(delivery, sent.id)
+            if sent.publications:
+                _publish(state, sent, own_batch)
+            else:
+                put(state, Put(0, 0, sent.groups), own_batch=own_batch)
         except Refusal as refusal:
             unsent.add(place)
             refused.append((sent.fence, sent.id, "unsent", f"{refusal.code}: {refusal.text}"))
@@ -88,6 +99,19 @@ def _batch_of(delivery: Delivery, identifier: bytes) -> bytes | None:
     """The batch of a job of the delivery, if it has one."""
     header = delivery.special.get(identifier)
     return header.options.get("batch") if header is not None else None
+
+
+def _publish(state: State, sent: Sent, own_batch: bytes | None) -> None:
+    """Store what a handler published, and the jobs that it sent beside; raises `Refusal` and stores none of both."""
+    refuse_for_now(state)
+    plans = judge(state, sent.groups) if sent.groups else []
+    prepared = prepare(state, sent.publications)
+    groups = [*sent.groups, *prepared.groups]
+    if len({identifier for group in groups for identifier in group.ids}) != sum(len(group.ids) for group in groups):
+        raise Refusal("invalid", "a job that is sent has the id of a copy of what is published")
+    if groups:
+        put_judged(state, groups, [*plans, *prepared.plans], own_batch=own_batch)
+    complete(state, prepared)
 
 
 def _without(settlement: Settlement, unsent: set[tuple[int, bytes]]) -> Settlement:

@@ -12,13 +12,12 @@ from zbroker.core.kept import overlapping
 from zbroker.core.matching import TooManyMatches
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State
-from zbroker.core.topics import Tail
+from zbroker.core.topics import Tail, filters_of, pattern_of
 from zclient.protocol import limits as wire
 from zclient.protocol import messages as m
-from zclient.protocol.topics import filters_fault, pattern_fault
 
-Takers = list[dict[Tail, None]]
-"""The tails that take each publication of a PUBLISH."""
+Takers = list[dict[Tail, None] | None]
+"""The tails that take each publication of a PUBLISH; None where that is too much to find out."""
 
 
 def tail(state: State, peer: Peer, message: m.Tail) -> dict[str, Any]:
@@ -41,15 +40,13 @@ def tail(state: State, peer: Peer, message: m.Tail) -> dict[str, Any]:
 
 
 def _begin(state: State, peer: Peer, message: m.Tail) -> Tail:
-    fault = pattern_fault(message.pattern) or filters_fault(message.filters)
-    if fault:
-        raise Refusal("invalid", fault)
+    pattern, filters = pattern_of({"pattern": message.pattern}), filters_of(message.filters)
     if len(peer.tails) >= wire.MAX_TAILS_PER_PEER:
         raise Refusal("invalid", f"a peer follows at most {wire.MAX_TAILS_PER_PEER} tails")
     if state.topics.tails.size >= limits.MAX_TAILS:
         raise Refusal("busy", f"{limits.MAX_TAILS} tails are followed, as many as there may be", retry_after_ms=1000)
-    followed = peer.tails[message.tail] = Tail(peer, message.tail, str(message.pattern))
-    state.topics.tails.add(followed.pattern, followed, message.filters)
+    followed = peer.tails[message.tail] = Tail(peer, message.tail, pattern)
+    state.topics.tails.add(pattern, followed, filters)
     return followed
 
 
@@ -69,15 +66,24 @@ def takers(state: State, publications: list[m.Publication]) -> Takers:
     found: Takers = []
     told = 0
     for publication in publications:
+        taken: dict[Tail, None] | None = None
         try:
             taken = state.topics.tails.find(publication.topic, publication.options.get("headers", {}))
-        except TooManyMatches:  # not with as few tails as there may be
-            taken = {}
+        except TooManyMatches:
+            state.count("unmatched")
         found.append(taken)
-        told += len(taken)
+        told += state.topics.tails.size if taken is None else len(taken)
         if told > limits.TOLD_COPIES and len(found) > 1:
             raise Refusal("batch_too_large", f"more than {limits.TOLD_COPIES} are told of what is published")
     return found
+
+
+def _pass_over_all(state: State) -> None:
+    """Nobody knows whose tail takes a publication: each reader learns that it may have missed one."""
+    for peer in state.peers.values():
+        for followed in peer.tails.values():
+            followed.position += 1
+            state.count("untold")
 
 
 def tell(
@@ -88,6 +94,9 @@ def tell(
     for publication, offset, is_fresh, taken in zip(publications, offsets, fresh, takers, strict=True):
         if not is_fresh:
             continue  # it was told when it came first
+        if taken is None:
+            _pass_over_all(state)
+            continue
         told = m.Told(offset, publication.topic, publication.options, publication.id, state.wall, publication.payload)
         size = len(publication.payload)
         for followed in taken:

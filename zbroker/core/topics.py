@@ -3,14 +3,37 @@
 Memory holds no publication. The functions that change it stand in `bindings`, `publish`, `kept` and `tails`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from zbroker.core import rows
 from zbroker.core.matching import Patterns
+from zbroker.core.refusal import Refusal
+from zclient.protocol import limits as wire
+from zclient.protocol.topics import filters_fault, pattern_fault
 
 if TYPE_CHECKING:
     from zbroker.core.entities import Peer
     from zbroker.core.state import State
+
+
+def pattern_of(arguments: Mapping[str, Any]) -> str:
+    """The pattern among arguments; `Refusal` if it cannot be one."""
+    pattern = arguments.get("pattern")
+    fault = pattern_fault(pattern)
+    if fault:
+        raise Refusal("invalid", fault)
+    return str(pattern)
+
+
+def filters_of(filters: Any) -> list[list[Any]]:
+    """The filters, if they can be; `Refusal` otherwise."""
+    fault = filters_fault(filters)
+    if fault:
+        raise Refusal("invalid", fault)
+    if len(rows.pack(filters)) > wire.MAX_HEADERS_BYTES:
+        raise Refusal("too_large", f"filters take at most {wire.MAX_HEADERS_BYTES} bytes, encoded")
+    return list(filters)
 
 
 class Kept:

@@ -96,7 +96,10 @@ def _encode_settle(settle: Any, frames: list[bytes]) -> Sequence[Any]:
         (fence, int(outcome), ids, values and _spill(values, frames))
         for fence, outcome, ids, values in settle.settlements
     ]
-    sends = [(fence, identifier, _encode_groups(groups, frames)) for fence, identifier, groups in settle.sends]
+    sends = [
+        (fence, identifier, _encode_groups(groups, frames), _encode_payloads(publications, frames))
+        for fence, identifier, groups, publications in settle.sends
+    ]
     return settle.number, settlements, sends
 
 
@@ -234,9 +237,16 @@ def _decode_settle(fields: Any, frames: Sequence[bytes]) -> m.Settle:
 
 
 def _sent(fields: Any, frames: Sequence[bytes]) -> m.Sent:
-    fence, identifier, groups = fields
-    _need(type(groups) is list and len(groups) > 0, "what a job sends has at least one group")
-    return m.Sent(_number(fence, "fence"), _ids([identifier])[0], [_group(group, frames) for group in groups])
+    fence, identifier, groups, publications = fields
+    _list_of(groups, list, "groups", limits.MAX_BATCH_JOBS)
+    _list_of(publications, list, "publications", limits.MAX_BATCH_JOBS)
+    _need(len(groups) + len(publications) > 0, "what a job sends has at least one group or publication")
+    return m.Sent(
+        _number(fence, "fence"),
+        _ids([identifier])[0],
+        [_group(group, frames) for group in groups],
+        [_publication(row, frames) for row in publications],
+    )
 
 
 def _held(fields: Any) -> m.Held:

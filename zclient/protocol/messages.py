@@ -66,11 +66,12 @@ class Told(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """Jobs that a handler sent: stored in the commit of its own job's ack, or not at all."""
+    """What a handler sent and published: stored in the commit of its own job's ack, or not at all."""
 
     fence: int
     id: bytes
     groups: list[Group]
+    publications: list[Publication] = []  # noqa: RUF012 (nobody changes it)
 
 
 # ---- from a peer to the broker
