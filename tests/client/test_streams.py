@@ -42,8 +42,10 @@ class Reader:
         (put,) = self.peer.said()
         assert isinstance(put, m.Put) and put.groups[0].options["stream"] is True
         self.peer.hear(answer or m.Ok([put.number]))
-        advance(procedure, self.peer.now)
-        return self.peer.said()
+        assert isinstance(advance(procedure, self.peer.now), Wait), "one turn more"
+        said = self.peer.said()
+        assert isinstance(advance(procedure, self.peer.now), End)
+        return said
 
     def part(self, first: int, *values: Any, fence: int = 7, last: bool = False) -> None:
         self.peer.hear(m.Part(b"a", fence, first, [encode_payload(value) for value in values], last))
@@ -217,6 +219,18 @@ def test_a_job_that_is_refused_is_not_read() -> None:
     with pytest.raises(QueueClosed):
         reader.begin(m.Failure(1, "closed", "it is drained", {}))
     assert reader.peer.said() == [] and reader.take() is END
+
+
+def test_who_is_interrupted_while_it_begins_leaves() -> None:
+    reader = Reader()
+    procedure = reader.reading.begin(reader.peer.session, reader.peer.now, 10_000)
+    advance(procedure)
+    (put,) = reader.peer.said()
+    assert isinstance(put, m.Put)
+    reader.peer.hear(m.Ok([put.number]))
+    advance(procedure, reader.peer.now)
+    procedure.close()
+    assert [type(one) for one in reader.peer.said()].count(m.Order) == 1 and reader.take() is END
 
 
 def test_a_stream_is_read_where_it_was_begun(reader: Reader) -> None:
