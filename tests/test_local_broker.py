@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -235,3 +236,21 @@ def test_a_handler_publishes_with_its_ack_and_days_of_a_kept_topic_pass() -> Non
         broker.advance("2d")
         assert list(client.tail("#", start="beginning", timeout=0)) == []
         assert check_store(broker.store).faults == []
+
+
+def test_a_stream_is_read_and_time_does_not_wait_for_its_reader() -> None:
+    worker = Worker()
+
+    @worker.task("count")
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    with LocalBroker() as broker, broker.running(worker):
+        client = broker.client()
+        assert list(client.stream("count", 1000)) == list(range(1000))
+        stream = client.stream("count", 100, delay="1h", timeout=10, ttl=0)
+        broker.advance("2h")
+        assert stream.job.status().state == "leased"
+        assert next(stream) == 0
+        broker.restart()
+        assert list(stream) == list(range(1, 100))

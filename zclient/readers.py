@@ -145,7 +145,9 @@ class Reader:
 
     @property
     def _upto(self) -> int:
-        return max(self._told_upto, self._have + self._window - len(self._items))
+        if self._size > STREAM_BYTES:
+            return max(self._told_upto, self._told_have)
+        return max(self._told_upto, self._have + max(0, self._window - len(self._items)))
 
     def message(self, now: float) -> Read:
         """What it says now."""

@@ -67,11 +67,12 @@ class Reading:
             return
         try:
             yield from sending(session, now, group, min(timeout_ms, self._timeout_ms))
+            self._session = session
+            self._reader = session.readers.open(session.watch(self.identifier), self._window)
+            yield Wait((), now)  # one turn: the broker is to know of the reader, even if it takes nothing for long
         except BaseException:
-            self.is_over = True
+            self.leave()
             raise
-        self._session = session
-        self._reader = session.readers.open(session.watch(self.identifier), self._window)
 
     def next(self, session: Session, now: float) -> Procedure[Any]:
         """The next value, or `END`; raises `StreamRestarted`, and what `Client.result` raises if the job failed."""

@@ -83,8 +83,11 @@ class Partials:
                 self._first += 1
             self._upto = max(self._upto, upto)
             self._sent = max(self._sent, self._first)
-        if again:
-            self.send_again()
+            if again:
+                self._sent, self._last_sent = self._first, False
+            is_due = again and bool(self._kept)
+        if is_due:
+            self._due(self)
         self.wake()
 
     def close(self) -> None:
@@ -93,14 +96,6 @@ class Partials:
             self._over = True
             self._kept.clear()
         self.wake()
-
-    def send_again(self) -> None:
-        """What the reader does not have is to be sent once more."""
-        with self.changed:
-            self._sent, self._last_sent = self._first, False
-            is_due = bool(self._kept)
-        if is_due:
-            self._due(self)
 
     def take(self) -> list[m.Partial]:
         """What is to be sent now, in messages of bounded size; the value that crosses it is the last of its message."""
@@ -162,11 +157,6 @@ class Streams:
         for _ in range(len(self._due)):
             messages += self._due.popitem()[0].take()
         return messages
-
-    def send_again(self) -> None:
-        """There is another connection: all that the readers do not have is to be sent once more."""
-        for partials in list(self._of.values()):
-            partials.send_again()
 
     def forget(self, job: Job) -> None:
         """The job is settled or lost: nobody is sent anything more of it."""

@@ -142,7 +142,6 @@ class WorkerSession:
     def _welcome(self, message: m.Welcome, now: float) -> None:
         self.closing = None
         self._lose(message.lost, "")
-        self._streams.send_again()
         # The leases may be from before a long silence: the next tick renews them all.
         for delivery in self._deliveries.values():
             delivery.renew_at_ms = now

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zclient import AsyncClient, Client, ZError
@@ -123,6 +123,45 @@ def worker(endpoint: str, queues: list[str], **options: Any) -> None:
 
     for queue in queues:
         worker.task(queue)(serve)
+    threading.Thread(target=_tell_ready, args=(worker,), daemon=True).start()
+    worker.run()
+    tell("stopped")
+
+
+def streamer(endpoint: str, **options: Any) -> None:
+    """A worker of `count` (a generator) and `acount` (an async one): numbers up to the payload's ``n``, or as many
+    times ``size`` bytes. Tells `ready`, each `yield` if ``tells``, and at its end `closed` with the number of yields.
+    """
+    worker = Worker(endpoint, **options)
+    Stdin(on_end=lambda: worker.stop(wait=False))
+
+    def values(n: int, size: int, tells: bool) -> Iterator[Any]:
+        for number in range(n):
+            if tells:
+                tell("yield", n=number)
+            yield bytes(size) if size else number
+
+    @worker.task("count")
+    def count(job: Job, n: int, size: int = 0, tells: bool = False) -> Any:
+        yields = 0
+        try:
+            for value in values(n, size, tells):
+                yields += 1
+                yield value
+            return n
+        finally:
+            tell("closed", job=job.id, yields=yields)
+
+    @worker.task("acount")
+    async def acount(job: Job, n: int, size: int = 0, tells: bool = False) -> Any:
+        yields = 0
+        try:
+            for value in values(n, size, tells):
+                yields += 1
+                yield value
+        finally:
+            tell("closed", job=job.id, yields=yields)
+
     threading.Thread(target=_tell_ready, args=(worker,), daemon=True).start()
     worker.run()
     tell("stopped")

@@ -7,6 +7,7 @@ from tests.system.ledger import Ledger
 from tests.system.peer import Peer
 from tests.system.processes import eventually
 from tests.system.system import System
+from tests.system.waiting import begun
 from zclient.protocol import messages as m
 from zclient.protocol.plans import step_id
 
@@ -46,15 +47,15 @@ def test_a_callback_comes_once_over_kills(system: System) -> None:
     assert peer.ask("workflow", id=W.encode())["state"] == "coming"
     number = peer.number()
     peer.send(last._replace(number=number, low=number))
-    workers[0].reach("run", 1)  # its jobs are being stored
+    begun(workers, 1)  # its jobs are being stored
     broker.kill()
     broker.restart()
     peer.reconnect()
     peer.hello()
-    workers[0].reach("run", 300)
+    begun(workers, 300)
     workers[0].kill()
     workers.append(system.worker(broker.endpoint, "q", concurrency=4))
-    workers[2].reach("run", 300)
+    begun(workers, 1_000)
     broker.kill()
     broker.restart()
     peer.reconnect()
