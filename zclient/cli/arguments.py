@@ -79,8 +79,8 @@ def copy_options(function: _Decorated) -> _Decorated:
 
 def _with_options(function: _Decorated, options: dict[str, Option]) -> _Decorated:
     for name, option in reversed(options.items()):
-        if name in CALLED_OPTIONS:
-            continue
+        if name == "batch" or name in CALLED_OPTIONS:
+            continue  # whoever opens a batch sends its jobs
         flag = "--" + name.replace("_", "-")
         told = option.help[0].upper() + option.help[1:] + "."
         if name == "headers":

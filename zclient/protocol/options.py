@@ -71,8 +71,8 @@ COPY_OPTIONS: dict[str, Option] = {
 }
 """What somebody who publishes may say of the copies: what does not tie a job to others."""
 
-CALLED_OPTIONS = frozenset({"batch", "stream"})
-"""Those of a job that nobody writes: calls of their own say them (an open batch's `send`, `Client.stream`)."""
+CALLED_OPTIONS = frozenset({"stream"})
+"""Those of them that nobody writes: a call of its own (`Client.stream`) says them."""
 
 TASK_OPTIONS: dict[str, Option] = dict(_RETRY)
 """What a worker may say of the jobs that it runs, for a queue at a time: it wins over the queue, the job over it."""
