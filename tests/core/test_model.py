@@ -5,14 +5,15 @@ rows must hold exactly these, every one in one place with the counters equal (`z
 bookkeeping with the core), no worker with credit may be kept waiting, and fences must have grown. In the end all
 that is alive is worked off, and every confirmed job has had exactly one end.
 
-The rules are in ``model/broker.py``; ``test_model_options.py`` adds what jobs and queues can ask for.
+The rules are in ``model/broker.py`` and ``model/sends.py``; ``test_model_options.py`` adds what jobs and queues can
+ask for.
 """
 
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.core.model.broker import Broker
+from tests.core.model.sends import Sends
 
-Broker.TestCase.settings = settings(
+Sends.TestCase.settings = settings(
     max_examples=500,
     stateful_step_count=40,
     deadline=None,
@@ -21,4 +22,4 @@ Broker.TestCase.settings = settings(
     phases=(Phase.generate,),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestBroker = Broker.TestCase
+TestBroker = Sends.TestCase

@@ -204,14 +204,16 @@ def put_schedule(state: State, arguments: Mapping[str, Any], *, declared: bool =
     else:
         same_times = (before.cron, before.every_ms, before.zone) == (schedule.cron, schedule.every_ms, schedule.zone)
         schedule = schedule._replace(
-            begun_ms=before.begun_ms if same_times else schedule.begun_ms,
-            next_ms=before.next_ms if same_times and not before.paused else schedule.next_ms,
             last_ms=before.last_ms,
             last_id=before.last_id,
             run_id=before.run_id,
             jobs=before.jobs,
             skipped=before.skipped,
         )
+        if same_times:
+            schedule = schedule._replace(begun_ms=before.begun_ms)
+            next_ms = _next_after(state, schedule, state.wall) if before.paused else before.next_ms
+            schedule = schedule._replace(next_ms=next_ms)
     if schedule != before:
         _save(state, name, schedule)
         state.notice("info", "schedule set", schedule=name, queue=schedule.queue)

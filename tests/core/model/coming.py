@@ -10,8 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from tests.core.model.broker import CRASHES, DELAYS, KEYS, POLICY, PRIORITIES, QUEUES, Broker
+from tests.core.model.broker import CRASHES, DELAYS, KEYS, POLICY, PRIORITIES, QUEUES
 from tests.core.model.logged import Sent, stored_size
+from tests.core.model.sends import Sends
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.states import WAITING, State
 from zclient.protocol import messages as m
@@ -62,7 +63,7 @@ def mixes(options: dict[str, list[Any]], most: int) -> st.SearchStrategy[dict[st
     )
 
 
-class Coming(Broker):
+class Coming(Sends):
     """A broker whose jobs have options, and whose queues have a policy."""
 
     declared: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (nobody changes it): queue -> what the file says
@@ -238,6 +239,11 @@ class Coming(Broker):
         for other in self.with_text(group.queue, options["unique"]) - {chosen}:
             if self.sent_jobs[other].options.get("unique_for", "done") != "done":
                 self.sharing.add(other)
+
+    def handler_sent(self, identifier: bytes, group: m.Group, before: Any) -> None:
+        super().handler_sent(identifier, group, before)
+        assert not before["closed"]
+        assert any(self.has_room(group.queue, before, *growth) for growth in before["growths"])
 
     def refused(self, message: m.Put, failure: m.Failure, before: Any) -> None:
         group = message.groups[0]

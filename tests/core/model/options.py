@@ -54,6 +54,7 @@ class Options(Coming):
         return None if option in self.settable else self.policy(queue).value(option)
 
     def begin_with(self, data: Any) -> None:
+        super().begin_with(data)
         self.first_task = {queue: data.draw(mixes(RETRIES, 3)) for queue in QUEUES}
         for queue in QUEUES:
             self.set_some(queue, data, "")
