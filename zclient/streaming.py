@@ -99,6 +99,11 @@ class Reading:
                 now = yield Wait((reader.end, reader.next), until_ms)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether `begin` was run."""
+        return self._unsent is None
+
+    @property
     def has_to_say(self) -> bool:
         """Whether a turn of the session would tell that there is room for more."""
         return self._session is not None and self._session.readers.pending
@@ -230,7 +235,8 @@ class AsyncStream(_Stream):
 
     async def __anext__(self) -> Any:
         """The next value; see `Client.stream` for what it raises."""
-        await self._begin()
+        if not self._reading.has_begun:
+            await self._begin()
         try:
             value = await self._run(self._reading.next)
         except (ResultTimeout, ConnectionError):

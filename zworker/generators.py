@@ -11,7 +11,7 @@ from typing import Any
 
 from zclient.errors import InvalidArgument, PayloadTooLarge
 from zclient.jobs import encode_payload
-from zworker.job import Job
+from zworker.job import MAX_RUN, Job
 from zworker.partials import Partials
 
 
@@ -72,7 +72,7 @@ async def run_async_generator(job: Job, generator: AsyncGenerator[Any, Any], max
                     fault = encoded
                 else:
                     await changed.until(job, _offering(partials, encoded))
-            job.check()
+            await _check(job)
         if partials is not None:
             await changed.until(job, partials.end)
     finally:
@@ -129,6 +129,19 @@ def _deliver_before(error: BaseException, job: Job, partials: Partials | None) -
             partials.changed.wait()
 
 
+async def _check(job: Job) -> None:
+    """What `Job.check` does. If the run's coroutine is being cancelled, that is waited for: it comes once, and should
+    not come when the generator cleans up."""
+    if not job.is_interrupted:
+        return
+    task = asyncio.current_task()
+    if job.lease_lost and not job.cancelled and job.lost_reason != MAX_RUN:
+        job.check()  # nobody cancels it for that
+    elif task is not None and not task.cancelling():
+        await asyncio.get_running_loop().create_future()
+    job.check()
+
+
 class _Changed:
     """`Partials.changed` for an event loop."""
 
@@ -150,7 +163,7 @@ class _Changed:
                 return
             if error is not None and job.is_interrupted:
                 return
-            job.check()
+            await _check(job)
             await self._event.wait()
 
     def close(self) -> None:

@@ -31,6 +31,9 @@ _ACK = int(Outcome.ACK)
 _UNREAD: Any = object()
 MAX_EXTENSION_MS = 24 * 3600 * 1000
 
+MAX_RUN = "max_run"
+"""Why a lease is lost, in the broker's word: the run took longer than its queue allows, renewed or not."""
+
 _OVER = threading.Event()
 """Stands in a job whose run should end, in place of an event that is still to come."""
 _OVER.set()

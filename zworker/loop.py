@@ -13,7 +13,7 @@ from zclient.durations import format_duration
 from zclient.errors import BrokerUnreachable, ZError
 from zclient.protocol.messages import Outcome
 from zworker.executor import Executor
-from zworker.job import Job
+from zworker.job import MAX_RUN, Job
 from zworker.logs import LOGGER, log
 from zworker.outcomes import Settled
 from zworker.runs import Run, timeout
@@ -22,9 +22,6 @@ from zworker.task import Task
 
 ANSWER_MS = 2000
 """How long the last settlements may take to be answered when a worker ends. A broker that is there needs a fsync."""
-
-MAX_RUN = "max_run"
-"""Why a lease is lost, in the broker's word: the run took longer than its queue allows, renewed or not."""
 
 _FOREVER = float("inf")
 

@@ -107,6 +107,7 @@ class Worker:
 
         A dict payload becomes keyword arguments, a list positional ones, anything else one argument; a parameter
         annotated `Job` gets the job. A payload that does not fit the signature is rejected, since no retry can help.
+        What a generator yields, asynchronous or not, goes to who reads the job (`zclient.Client.stream`).
 
         ``max_attempts``: how often a job is run before it is dead. ``backoff``: how the waits between its runs grow
         from ``backoff_min`` to ``backoff_max`` (``exponential``, ``linear``, ``constant``), or a list of them as they

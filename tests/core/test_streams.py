@@ -364,7 +364,7 @@ def test_show_why_and_stats_tell(bench: Bench) -> None:
     told = reader.ask("why", id=b"a")["reasons"][1]
     assert told == {
         "code": "reader",
-        "text": "its reader reader has 1 values, and takes 4 more",
+        "text": "reader reads it: it has 1 of its values, and takes 4 more",
         "reader": "reader",
         "have": 1,
         "more": 4,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.conversation import delivery
+from tests.worker.conversation import Conversation, delivery
 from tests.worker.scripted import WAIT_S, ScriptedBroker
 from zclient import InvalidArgument, PayloadTooLarge
 from zclient.jobs import decode_payload
@@ -16,6 +16,7 @@ from zclient.protocol import messages as m
 from zclient.protocol.limits import MESSAGE_BYTES, STREAM_BYTES
 from zclient.protocol.messages import Outcome
 from zworker import Job, Worker
+from zworker.generators import run_async_generator
 
 STREAM = {"stream": True}
 KINDS = ["generator", "async generator"]
@@ -255,3 +256,35 @@ def test_nothing_is_kept_of_a_run_that_is_over(kind: str) -> None:
         assert [partial.fence for partial in broker.partials(2, lasts=2) if partial.values] == [7, 8]
         broker.say(flow(1, 9, fence=8))
         broker.settlements(2)
+
+
+def test_a_cancelled_one_cleans_up_undisturbed() -> None:
+    talk = Conversation()
+    talk.connect()
+    (job,) = talk.deliver(7, "a", options=STREAM)
+    cleaned: list[str] = []
+
+    async def run() -> None:
+        may_end = asyncio.Event()
+
+        async def handler() -> Any:
+            try:
+                yield 1
+            finally:
+                await may_end.wait()
+                cleaned.append("up")
+
+        task = asyncio.create_task(run_async_generator(job, handler(), 1000))
+        await asyncio.sleep(0)
+        talk.say(m.Cancel(7, [b"a"]))
+        job.interrupt()
+        for _ in range(5):
+            await asyncio.sleep(0)  # it has heard of it, and its coroutine is not cancelled yet
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert cleaned == ["up"]

@@ -247,9 +247,9 @@ def _reader(state: State, found: Found) -> Iterator[Row]:
         left_ms = max(0, stream.until - state.now)
         yield _reason("no_reader", f"nobody reads it; it is cancelled in {_span(left_ms)}", left_ms=left_ms)
         return
-    is_new = stream.fence != found.delivery.fence
-    have, more = (0, 0) if is_new else (stream.have, stream.upto - stream.have)
-    text = f"its reader {stream.peer.name} has {have} values, and takes {more} more"
+    is_of_run = stream.fence in (0, found.delivery.fence)
+    have, more = (stream.have, stream.upto - stream.have) if is_of_run else (0, 0)
+    text = f"{stream.peer.name} reads it: it has {have} of its values, and takes {more} more"
     yield _reason("reader", text, reader=stream.peer.name, have=have, more=more)
 
 
