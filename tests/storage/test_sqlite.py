@@ -153,7 +153,8 @@ def test_the_log_ends_anywhere_beyond_the_confirmed(crashed: Crashed, tmp_path: 
         store = SqliteStore(path)
         rows = list(store.scan("jobs", b"", b"z"))
         assert len(rows) == SYNCED + store.sequence() - crashed.synced
-        assert SYNCED <= len(rows) <= SYNCED + UNSYNCED - (how != "garbage")
+        is_short = how != "garbage" and end[how] != content  # it may have ended with a zero by itself
+        assert SYNCED <= len(rows) <= SYNCED + UNSYNCED - is_short
         assert all(len(value) == 100 for _, value in rows)
         store.close()
 
