@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -254,3 +255,21 @@ def test_a_stream_is_read_and_time_does_not_wait_for_its_reader() -> None:
         assert next(stream) == 0
         broker.restart()
         assert list(stream) == list(range(1, 100))
+
+
+def test_a_call_that_nobody_began_in_time_is_late_whoever_says_so_first() -> None:
+    with LocalBroker() as broker, ThreadPoolExecutor() as pool:
+        client = broker.client()
+        call = pool.submit(client.call, "nobody", timeout="1h")
+        stream = client.stream("nobody", timeout="1h")
+        while len(list(client.jobs("nobody"))) < 2:
+            assert not call.done()
+        broker.advance("1h")
+        with pytest.raises(ResultTimeout):
+            call.result(timeout=30)
+        with pytest.raises(ResultTimeout):
+            next(stream)
+        job = client.send("nobody", ttl="1h")
+        broker.advance("1h")
+        with pytest.raises(JobFailed):
+            job.result(timeout=30)

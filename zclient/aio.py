@@ -21,7 +21,7 @@ from zclient.batches import BATCH_JOBS, Pipeline
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
 from zclient.engine import Begin
-from zclient.errors import ClosedError, ResultTimeout, ZError
+from zclient.errors import ClosedError, JobFailed, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
@@ -104,11 +104,16 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     ) -> Any:
         """Send a job and wait for what it returns; see `Client.call`."""
         deadline = time.monotonic() + parse_duration(timeout)
-        if options.get("ttl") is None:
+        expires = options.get("ttl") is None
+        if expires:
             options["ttl"] = timeout
         job = await self.send(queue, payload, timeout=timeout, **options)
         try:
             return await job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except JobFailed as error:
+            if expires and not job.existing:
+                verbs.refuse_late(error)
+            raise
         except ResultTimeout:
             if not job.existing:  # else it is somebody else's
                 with contextlib.suppress(ZError):  # what counts is that the caller's time is over

@@ -17,7 +17,7 @@ from zclient.blockingtopics import TopicMethods
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
 from zclient.durations import parse_duration
 from zclient.engine import Begin, Engine
-from zclient.errors import ClosedError, ResultTimeout, ZError
+from zclient.errors import ClosedError, JobFailed, ResultTimeout, ZError
 from zclient.flows import Flows
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
@@ -122,11 +122,16 @@ class Client(Flows, TopicMethods):
         Raises what `send` and `result` raise; `ResultTimeout` when the time is over.
         """
         deadline = time.monotonic() + parse_duration(timeout)
-        if options.get("ttl") is None:
+        expires = options.get("ttl") is None
+        if expires:
             options["ttl"] = timeout
         job = self.send(queue, payload, timeout=timeout, **options)
         try:
             return job.result(timeout=max(0.0, deadline - time.monotonic()))
+        except JobFailed as error:
+            if expires and not job.existing:
+                verbs.refuse_late(error)
+            raise
         except ResultTimeout:
             if not job.existing:  # else it is somebody else's
                 with contextlib.suppress(ZError):  # what counts is that the caller's time is over

@@ -257,7 +257,7 @@ class StreamRestarted(ZError):
 
 
 class ResultTimeout(ZError, TimeoutError):
-    """The job did not end in time; it goes on."""
+    """The job did not end in time. It goes on, unless the text says otherwise."""
 
     exit_code = 1
     code = "result_timeout"

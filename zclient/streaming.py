@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from zclient.config import Duration, one_job
 from zclient.durations import parse_duration
-from zclient.errors import ClosedError, InvalidArgument, ResultTimeout, StreamRestarted
+from zclient.errors import ClosedError, InvalidArgument, JobFailed, ResultTimeout, StreamRestarted
 from zclient.handles import text_of
 from zclient.jobs import decode_payload, stream_options, whole
 from zclient.protocol.limits import MAX_STREAM_WINDOW
 from zclient.protocol.messages import Group
 from zclient.readers import Reader, Restarted
 from zclient.session import Session
-from zclient.verbs import Procedure, Wait, outcome, sending
+from zclient.verbs import Procedure, Wait, outcome, refuse_late, sending
 
 if TYPE_CHECKING:
     from zclient.handles import AsyncJobHandle, JobHandle
@@ -48,7 +48,8 @@ class Reading:
             raise InvalidArgument(f"on_restart is raise or continue, not {on_restart!r:.60}")
         self._window = whole(window, "window", 1, MAX_STREAM_WINDOW)
         self._timeout_ms = float("inf") if timeout is None else parse_duration(timeout) * 1000
-        if timeout is not None and options.get("ttl") is None:
+        self._expires = timeout is not None and options.get("ttl") is None
+        if self._expires:
             options = {**options, "ttl": timeout}
         group = one_job(queue, payload, identifier, stream_options(**options))
         self.identifier = group.ids[0]
@@ -125,7 +126,12 @@ class Reading:
             session.give_up(reader.end)
         if error is not None:
             raise error.with_traceback(None)
-        self.result = outcome(self.identifier, *reader.end.value)
+        try:
+            self.result = outcome(self.identifier, *reader.end.value)
+        except JobFailed as failed:
+            if self._expires:
+                refuse_late(failed)
+            raise
         return END
 
     def _restarted(self, values: int) -> StreamRestarted:

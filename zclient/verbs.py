@@ -190,6 +190,12 @@ def outcome(identifier: bytes, state: str, result: bytes | None, cause: Any) -> 
     raise JobFailed(text, reason=reason, error=error, moved_to=moved_to, id=name, attempts=cause.get("attempts"))
 
 
+def refuse_late(error: JobFailed) -> None:
+    """Raises `ResultTimeout` for a job that was to expire with its caller's time, and did so before the caller knew."""
+    if error.reason == "expired" and not error.details.get("attempts"):
+        raise ResultTimeout(f"job {error.details.get('id')} was not begun in time, and never will be") from error
+
+
 def _cancelled(name: str | None, cause: dict[str, Any]) -> JobCancelled:
     reason, by = str(cause.get("reason") or "cancelled"), text_of(cause.get("by"))
     parent = text_of(cause.get("parent"))
