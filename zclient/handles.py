@@ -45,7 +45,8 @@ class JobStatus:
     ``attempts`` counts its runs, ``attempt_log`` tells of those that failed, oldest first, each a map with the error,
     worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed. It does not begin after
     ``expires_at``. ``options`` are the other options that it was sent with, as people write them. ``batch`` is the
-    batch that it belongs to, told until it is finished; in a workflow that is its step.
+    batch that it belongs to, told until it is finished; in a workflow that is its step. ``after`` are the ids of the
+    jobs and batches that it is after, told of a job that is asked for by itself.
     """
 
     id: str
@@ -69,6 +70,7 @@ class JobStatus:
     cancel_requested: bool = False
     progress: Progress | None = None
     batch: str | None = None
+    after: list[str] = field(default_factory=list)
     payload_bytes: bytes | None = field(default=None, repr=False)
     result_bytes: bytes | None = field(default=None, repr=False)
 
@@ -118,6 +120,7 @@ class JobStatus:
             cancel_requested=bool(row.get("cancel_requested")),
             progress=Progress.from_wire(row["progress"]) if row.get("progress") else None,
             batch=text_of(row.get("batch")),
+            after=[text_of(parent) or "" for parent in row.get("after") or ()],
             payload_bytes=row.get("payload"),
             result_bytes=row.get("result"),
         )

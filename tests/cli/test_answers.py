@@ -182,6 +182,17 @@ def test_show_tells_progress_expiry_and_unique_text(zclient: Zclient, scripted: 
     assert (document["expires_at"], document["unique"]) == ("2030-01-01T00:00:00.000Z", "order-17")
 
 
+def test_show_tells_what_a_job_is_after(zclient: Zclient, scripted: ScriptedBroker) -> None:
+    row = {"id": b"j1", "queue": "q", "state": "blocked", "options": {"on_parent_death": "run"}}
+    scripted.answer_asks(show={**row, "after": [b"p%d" % n for n in range(1200)]})
+    lines = zclient("-b", scripted.endpoint, "show", "j1").out.splitlines()
+    told = [" ".join(line.split()) for line in lines]
+    assert "after p0, p1, p2, p3, p4 and 1,195 more" in told
+    assert "on_parent_death run" in told
+    document = json.loads(zclient("-b", scripted.endpoint, "show", "j1", "--json").out)
+    assert document["after"] == [f"p{n}" for n in range(1200)]
+
+
 @pytest.mark.parametrize(("state", "code"), [("done", 0), ("dead", 1), ("cancelled", 1)])
 def test_show_watch_prints_a_line_a_change_until_the_end(
     zclient: Zclient, scripted: ScriptedBroker, state: str, code: int

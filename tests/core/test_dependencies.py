@@ -22,6 +22,7 @@ def test_a_child_is_blocked_until_all_its_parents_are_done() -> None:
     producer.put("q", "d", after=[b"a", b"b", b"c"])
     bench.check()
     assert bench.counts("q") == {"leased": 3, "blocked": 1}
+    assert producer.ask("show", id=b"d")["after"] == [b"a", b"b", b"c"]
     fences = dict(worker.jobs())
     for identifier in "cab":
         assert state_of(producer, "d") == "blocked"

@@ -59,6 +59,8 @@ def show(state: State, arguments: dict[str, Any]) -> Row:
         external = found.header.external
         row["payload"] = state.view.get("payloads", identifier) if external else payload_of(found.record)
         row["result"] = None
+        if "after" in found.header.options:
+            row["after"] = found.header.options["after"]
         return row
     ended = history.find(state, identifier)
     if ended is None:

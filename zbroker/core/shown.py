@@ -20,6 +20,7 @@ _SAID = (
     "backoff_jitter",
     "unique_for",
     "on_conflict",
+    "on_parent_death",
     "stream",
 )
 """Options as the producer gave them; what the others came to stands under names of its own."""

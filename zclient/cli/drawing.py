@@ -11,6 +11,7 @@ from zclient.handles import JobStatus
 from zclient.verbs import Why
 
 _PREVIEW_CHARS = 4_000
+_AFTER_SHOWN = 5
 _MOMENTS = {"started_ms": "started_at", "ended_ms": "ended_at"}
 _ENCODED = {"payload_bytes": "payload", "result_bytes": "result"}
 
@@ -22,6 +23,7 @@ def job_document(job: JobStatus) -> dict[str, Any]:
     """All of a job, named as in `JobStatus`, with payload and result decoded."""
     document = row_document(job)
     document["attempt_log"] = [_attempt(attempt) for attempt in job.attempt_log]
+    document["after"] = job.after
     for attribute, name in _ENCODED.items():
         encoded = getattr(job, attribute)
         document[name] = None if encoded is None else _decoded(job, name, encoded)
@@ -29,8 +31,8 @@ def job_document(job: JobStatus) -> dict[str, Any]:
 
 
 def row_document(job: JobStatus) -> dict[str, Any]:
-    """A job of a listing: without payload and result, which a listing does not carry, and without the log."""
-    left_out = {*_ENCODED, "attempt_log"}
+    """A job of a listing: without payload, result and parents, which a listing does not carry, and without the log."""
+    left_out = {*_ENCODED, "attempt_log", "after"}
     document = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in left_out}
     document["progress"] = None if job.progress is None else asdict(job.progress)
     return document
@@ -79,6 +81,7 @@ def print_job(job: JobStatus) -> None:
             "unique": job.unique,
             "workflow": job.workflow,
             "batch": job.batch if job.workflow is None else None,
+            "after": _some(job.after),
             "progress": _progress(job, now),
             "created": job.created_at,
             "due": job.due_at,
@@ -94,6 +97,13 @@ def print_job(job: JobStatus) -> None:
         encoded = getattr(job, attribute)
         if encoded is not None:
             output.write(f"\n{name}\n{output.block(_preview(_decoded(job, name, encoded)))}\n")
+
+
+def _some(ids: list[str]) -> str | None:
+    """The first few of them."""
+    more = len(ids) - _AFTER_SHOWN
+    told = ", ".join(ids[:_AFTER_SHOWN])
+    return f"{told} and {more:,} more" if more > 0 else told or None
 
 
 def print_change(job: JobStatus) -> None:
