@@ -4,6 +4,7 @@ What stands in the pages is run as it stands, but for the port, since another br
 """
 
 import csv
+import errno
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.processes import eventually
 from zclient import Client
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,24 +285,50 @@ def rows_of(record: Path) -> list[list[str]]:
 
 
 def test_fan_out(start: Start, endpoint: str, tmp_path: Path) -> None:
-    """Each file once in each group that wants it, although three workers share them."""
+    """Each file once in each group that wants it, although workers share them and are killed in the middle."""
     tree = tmp_path / "tree"
     shutil.copytree(Path(sysconfig.get_path("stdlib"), "email"), tree, ignore=shutil.ignore_patterns("__pycache__"))
     (tree / "large.bin").write_bytes(b"x" * 200_000)
     (tree / "large.py").write_text("def f(): pass\n" * 20_000, encoding="utf-8")
-    wanted = [(path.suffix == ".py") + (path.stat().st_size >= 100_000) for path in tree.rglob("*") if path.is_file()]
-    large = sum(path.stat().st_size >= 100_000 for path in tree.rglob("*"))
+    held = tree / "held.py"  # whoever reads it waits for somebody who writes
+    os.mkfifo(held)
+    files = [path for path in tree.rglob("*") if not path.is_dir()]
+    wanted = [(path.suffix == ".py") + (path.stat().st_size >= 100_000) for path in files]
+    large = sum(path.stat().st_size >= 100_000 for path in files)
     settings = {"ZBROKER_ENDPOINT": endpoint, "FAN_OUT": str(tmp_path)}
-    for group in ("index", "index", "watch"):
-        start("zworker", "run", f"worker:{group}", cwd=EXAMPLES / "fan_out", **settings)
-    told = output(sys.executable, "fan_out/publish.py", str(tree), cwd=EXAMPLES, **settings)
+
+    def worker(group: str) -> "subprocess.Popen[str]":
+        return start("zworker", "run", f"worker:{group}", cwd=EXAMPLES / "fan_out", **settings)
+
+    killed = [worker(group) for group in ("index", "index", "watch")]
+    sender = start(sys.executable, "fan_out/publish.py", str(tree), cwd=EXAMPLES, **settings)
+    writing = eventually(lambda: once_read(held))
+    for process in killed:
+        process.kill()
+        process.wait()
+    os.close(writing)
+    held.unlink()
+    held.write_text("class C: pass\n", encoding="utf-8")
+    for group in ("index", "watch"):
+        worker(group)
+    told = sender.communicate(timeout=2 * PATIENCE_S)[0].splitlines()
+    assert sender.returncode == 0
     assert [line for line in told if "groups" in line] == [
         f"{wanted.count(groups)} events for {groups} of the groups" for groups in sorted(set(wanted))
     ]
     index, watch = told[-2:]
-    python = len(list(tree.rglob("*.py")))
+    python = sum(path.suffix == ".py" for path in files)
     assert re.fullmatch(rf"index: {python} files with 2\d{{4}} functions and \d+ classes", index)
     assert watch == f"watch: {large} large files, the largest of 0.3 MB"
+
+
+def once_read(pipe: Path) -> int:
+    """The pipe, open to write, if somebody reads it by now; else 0."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        assert error.errno == errno.ENXIO, error
+        return 0
 
 
 RUN_ELSEWHERE = {"exactly_once": "tests/kill_loop", "own_store": "tests/storage/test_own_store.py"}

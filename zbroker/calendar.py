@@ -24,7 +24,7 @@ class Calendar:
         try:
             moment = datetime.now(_zone(zone))
         except (ValueError, OSError, LookupError):
-            return f"there is no time zone {zone!r:.60}; write Europe/Berlin, UTC, ..."
+            return f"there is no time zone {zone!r:.60}; its name is like Europe/Berlin, or UTC"
         if len(cron) > MAX_CRON_CHARS:
             return f"a cron expression has at most {MAX_CRON_CHARS} characters, not {len(cron)}"
         try:

@@ -147,6 +147,8 @@ def _schedules(value: Any) -> dict[str, dict[str, Any]]:
     """Schedules by name, as the wire has them. In a variable they are JSON."""
     declared: dict[str, dict[str, Any]] = {}
     for name, written in _maps(value, "a map from names to schedules").items():
+        if "queue" not in written:
+            raise InvalidArgument(f"{name}: a schedule has a queue, to which its jobs come")
         try:
             arguments = declared[name] = schedule_arguments(name, **written)
         except (InvalidArgument, TypeError) as error:

@@ -24,7 +24,7 @@ from zclient.engine import Begin
 from zclient.errors import ClosedError, JobFailed, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
-from zclient.jobs import id_bytes, queue_name, wire_options
+from zclient.jobs import id_bytes, new_id, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
 from zclient.streaming import WINDOW, AsyncStream, Reading
 from zclient.watching import Following
@@ -100,24 +100,38 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
         return Jobs(ids, self._handle)
 
     async def call(
-        self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration = 10,
+        **options: Unpack[JobOptions],
     ) -> Any:
-        """Send a job and wait for what it returns; see `Client.call`."""
+        """Send a job and wait for what it returns; see `Client.call`.
+
+        A task that is cancelled while it waits cancels the job, for which it takes a second at most.
+        """
         deadline = time.monotonic() + parse_duration(timeout)
         expires = options.get("ttl") is None
         if expires:
             options["ttl"] = timeout
-        job = await self.send(queue, payload, timeout=timeout, **options)
+        own = self.job(new_id().decode() if id is None else id)
+        job = own
         try:
+            job = await self.send(queue, payload, id=own.id, timeout=timeout, **options)
             return await job.result(timeout=max(0.0, deadline - time.monotonic()))
         except JobFailed as error:
             if expires and not job.existing:
                 verbs.refuse_late(error)
             raise
-        except ResultTimeout:
-            if not job.existing:  # else it is somebody else's
-                with contextlib.suppress(ZError):  # what counts is that the caller's time is over
-                    await job.cancel(timeout=CANCEL_S)
+        except (ResultTimeout, asyncio.CancelledError) as error:
+            if job.existing:  # it is somebody else's
+                raise
+            with contextlib.suppress(ZError):  # what counts is that the caller's time is over
+                await own.cancel(timeout=CANCEL_S)
+            if isinstance(error, ResultTimeout):
+                raise verbs.gave_up(own.id) from None
             raise
 
     def stream(

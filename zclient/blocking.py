@@ -115,7 +115,15 @@ class Client(Flows, TopicMethods):
         )
         return Jobs(ids, self._handle)
 
-    def call(self, queue: str, payload: Any = None, *, timeout: Duration = 10, **options: Unpack[JobOptions]) -> Any:
+    def call(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: Duration = 10,
+        **options: Unpack[JobOptions],
+    ) -> Any:
         """Send a job and wait for what it returns: request and reply.
 
         The job expires with the ``timeout``: if nobody began it by then, nobody will, and one that runs is told to end.
@@ -125,7 +133,7 @@ class Client(Flows, TopicMethods):
         expires = options.get("ttl") is None
         if expires:
             options["ttl"] = timeout
-        job = self.send(queue, payload, timeout=timeout, **options)
+        job = self.send(queue, payload, id=id, timeout=timeout, **options)
         try:
             return job.result(timeout=max(0.0, deadline - time.monotonic()))
         except JobFailed as error:
@@ -133,10 +141,11 @@ class Client(Flows, TopicMethods):
                 verbs.refuse_late(error)
             raise
         except ResultTimeout:
-            if not job.existing:  # else it is somebody else's
-                with contextlib.suppress(ZError):  # what counts is that the caller's time is over
-                    job.cancel(timeout=CANCEL_S)
-            raise
+            if job.existing:  # it is somebody else's
+                raise
+            with contextlib.suppress(ZError):  # what counts is that the caller's time is over
+                job.cancel(timeout=CANCEL_S)
+            raise verbs.gave_up(job.id) from None
 
     def stream(
         self,

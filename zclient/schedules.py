@@ -14,6 +14,7 @@ from zclient.handles import text_of
 from zclient.joboptions import JobOptions
 from zclient.jobs import encode_payload, moment, queue_name, whole, wire_options
 from zclient.protocol.limits import MAX_CATCH_UP, MAX_DELAY_MS, MIN_INTERVAL_MS, schedule_name_fault
+from zclient.protocol.options import JOB_OPTIONS, SCHEDULE_OPTIONS
 from zclient.verbs import Verb
 
 OVERLAPS = ("allow", "skip", "queue_one")
@@ -87,8 +88,10 @@ def schedule_arguments(
         raise InvalidArgument("a schedule has either a cron expression or an interval (every)")
     if [type(given) for given in (tz, cron or "", paused)] != [str, str, bool]:
         raise InvalidArgument("cron and tz are texts, paused is true or false")
-    if options.get("at") is not None or options.get("unique") is not None:
-        raise InvalidArgument("a schedule's jobs have their times and ids from it: no at and no unique")
+    for option, value in options.items():
+        if value is not None and option in JOB_OPTIONS and option not in SCHEDULE_OPTIONS:
+            text = "a schedule's jobs have their times and ids from it, and each is by itself"
+            raise InvalidArgument(f"{text}: no at and no unique, no after and no batch; not {option}")
     if overlap not in OVERLAPS:
         raise InvalidArgument(f"overlap is one of {', '.join(OVERLAPS)}, not {overlap!r}")
     if catch_up not in CATCH_UPS:

@@ -190,10 +190,16 @@ def outcome(identifier: bytes, state: str, result: bytes | None, cause: Any) -> 
     raise JobFailed(text, reason=reason, error=error, moved_to=moved_to, id=name, attempts=cause.get("attempts"))
 
 
+def gave_up(identifier: Any) -> ResultTimeout:
+    """What a caller is told whose time is over, and whose job is cancelled for that."""
+    return ResultTimeout(f"job {text_of(identifier)} returned nothing in time; it is cancelled", cancelled=True)
+
+
 def refuse_late(error: JobFailed) -> None:
     """Raises `ResultTimeout` for a job that was to expire with its caller's time, and did so before the caller knew."""
     if error.reason == "expired" and not error.details.get("attempts"):
-        raise ResultTimeout(f"job {error.details.get('id')} was not begun in time, and never will be") from error
+        text = f"job {error.details.get('id')} was not begun in time, and never will be"
+        raise ResultTimeout(text, expired=True) from error
 
 
 def _cancelled(name: str | None, cause: dict[str, Any]) -> JobCancelled:

@@ -20,6 +20,7 @@ from zbroker.storage import StoreError
 from zclient import errors
 from zclient.cli import common
 from zclient.protocol import messages as m
+from zclient.verbs import refuse_late
 
 
 def refusal(code: str, text: str, **details: object) -> m.Failure:
@@ -70,6 +71,13 @@ def test_1_the_job_takes_longer_than_we_wait(zclient: Zclient, scripted: Scripte
     ended = zclient("-b", scripted.endpoint, "send", "q", "1", "--wait", "--timeout", "300ms", "--id", "j1")
     assert ended.code == 1
     assert ended.err == "zclient: job j1 did not end in time; it goes on (`zclient result ID --wait` waits again)\n"
+
+
+def test_what_never_will_begin_is_not_to_be_waited_for() -> None:
+    dead = errors.JobFailed("job j1 is dead (expired)", reason="expired", error={}, id="j1", attempts=0)
+    with pytest.raises(errors.ResultTimeout) as caught:
+        refuse_late(dead)
+    assert common.advice(caught.value, common.Settings()) == "job j1 was not begun in time, and never will be"
 
 
 def test_2_the_broker_says_that_it_cannot_be(zclient: Zclient, scripted: ScriptedBroker) -> None:

@@ -96,7 +96,7 @@ def test_pause_and_resume(call: Zclient) -> None:
     ("argv", "code", "says"),
     [
         (("add", "bad", "61 * * * *", "q"), 2, "no cron expression"),
-        (("add", "bad", "* * * * *", "q", "--tz", "Mars/Base"), 2, "no time zone"),
+        (("add", "bad", "* * * * *", "q", "--tz", "Mars/Base"), 2, "its name is like Europe/Berlin, or UTC\n"),
         (("add", "bad", "every 5 parsecs", "q"), 2, "duration"),
         (("add", "bad", "every 10ms", "q"), 2, "interval"),
         (("add", "bad name", "* * * * *", "q"), 2, "name of a schedule"),
@@ -104,6 +104,7 @@ def test_pause_and_resume(call: Zclient) -> None:
         (("add", "bad", "* * * * *", "q", "not json"), 2, "JSON"),
         (("add", "bad", "* * * * *", "q", "--unique", "u"), 2, "--unique"),
         (("add", "bad", "* * * * *", "q", "--at", "2030-01-01"), 2, "--at"),
+        (("add", "bad", "* * * * *", "q", "--after", "j"), 2, "--after"),
         (("add", "bad", "* * * * *", "q", "--overlap", "maybe"), 2, "maybe"),
         (("add", "bad", "* * * * *", "q", "--catch-up-limit", "0"), 2, "0"),
         (("add", "bad", "* * * * *"), 2, "QUEUE"),
@@ -118,6 +119,13 @@ def test_what_cannot_be_ends_with_its_code(call: Zclient, argv: tuple[str, ...],
     assert (ended.code, ended.out) == (code, "")
     assert says in ended.err and "Traceback" not in ended.err
     assert "bad" not in [one["name"] for one in told(call("schedule", "list", "--json"))]
+
+
+def test_the_help_offers_only_what_a_schedule_takes(zclient: Zclient) -> None:
+    told = zclient("schedule", "add", "--help").out
+    assert "--priority" in told and "--ttl" in told
+    for option in ("--at ", "--unique", "--after", "--on-parent-death", "--on-conflict"):
+        assert option not in told
 
 
 def test_without_a_broker(zclient: Zclient, nobody: str) -> None:

@@ -65,6 +65,8 @@ def test_the_end_that_is_none_is_exit_code_1(call: Zclient) -> None:
     assert "is dead (attempts): ValueError: no" in ended.err
     ended = call("send", "s-nobody", "--stream", "--timeout", "50ms", "--ttl", "1h")
     assert ended.code == 1 and ended.err.endswith("gave no value in time; it is cancelled\n")
+    ended = call("send", "s-nobody", "--stream", "--timeout", "10s", "--ttl", "50ms")
+    assert ended.code == 1 and ended.err.endswith("is dead (expired)\n")
 
 
 def test_a_handler_that_does_not_yield_prints_nothing(call: Zclient) -> None:

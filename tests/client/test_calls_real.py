@@ -60,7 +60,7 @@ def test_one_that_runs_is_told_to_end(broker: BrokerProcess, client: Client) -> 
         over.wait(30)
 
     with Echo(broker.endpoint, "c-runs", wait):
-        with pytest.raises(ResultTimeout):
+        with pytest.raises(ResultTimeout, match="it is cancelled"):
             client.call("c-runs", timeout="500ms")
         assert begun.is_set()
         (job,) = client.jobs("c-runs", state="leased")
@@ -129,3 +129,42 @@ def test_the_same_for_asyncio(broker: BrokerProcess, client: Client) -> None:
     asyncio.run(main())
     assert gave_up(client, "c-async-nobody")
     assert jobs_of(client, "c-async-cancelled") == ["cancelled"]
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, None])
+def test_a_task_that_is_cancelled_while_it_calls_cancels_the_job(
+    broker: BrokerProcess, client: Client, passes: int | None
+) -> None:
+    """Also while it sends: the job that is stored all the same does not stay."""
+    queue = f"c-task-{passes}"
+
+    def is_there() -> bool:
+        return any(row["queue"] == queue and row["ready"] for row in client.queues())
+
+    async def main() -> None:
+        async with AsyncClient(broker.endpoint) as calling:
+            await calling.stats()  # it is connected
+            call = asyncio.create_task(calling.call(queue, timeout=60))
+            if passes is None:
+                await asyncio.to_thread(eventually, is_there)
+            for _ in range(passes or 0):
+                await asyncio.wait([call], timeout=0)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    asyncio.run(main())
+    assert not is_there()
+
+
+def test_a_task_that_met_somebody_elses_job_leaves_it_alone(broker: BrokerProcess, client: Client) -> None:
+    first = client.send("c-task-unique", unique="u")
+
+    async def main() -> None:
+        async with AsyncClient(broker.endpoint) as calling:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await calling.call("c-task-unique", unique="u", timeout=60)
+
+    asyncio.run(main())
+    assert first.status().state == "ready"

@@ -53,6 +53,8 @@ def test_what_cannot_be_is_said(client: Client) -> None:
         client.schedule("s-bad", "q", every="5ms")
     with pytest.raises(InvalidArgument, match="no at and no unique"):
         client.schedule("s-bad", "q", every="5s", unique="u")
+    with pytest.raises(InvalidArgument, match="not after"):
+        client.schedule("s-bad", "q", every="5s", after=["j"])
     with pytest.raises(InvalidArgument, match="name of a schedule"):
         client.schedule("no name", "q", every="5s")
     for verb in (client.run_schedule, client.pause_schedule, client.resume_schedule, client.remove_schedule):

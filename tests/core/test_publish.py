@@ -182,7 +182,11 @@ def test_what_one_message_may_copy_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     for n in range(3):
         bind(producer, "a", f"q{n}")
     monkeypatch.setattr(limits, "MAX_COPIES", 5)
-    assert refused(producer, publication("a", "1"), publication("a", "2")).code == "batch_too_large"
+    told = refused(producer, publication("a", "1"), publication("a", "2"))
+    assert (told.code, told.text.partition(": ")[2]) == (
+        "batch_too_large",
+        "at most 5 copies are made at once, of 64 MiB together",
+    )
     assert publish(producer, publication("a", "1")) == [3]
     monkeypatch.setattr(limits, "MAX_COPY_BYTES", 250)
     assert refused(producer, publication("a", "2", b"x" * 100)).code == "batch_too_large"

@@ -159,6 +159,21 @@ def test_with_skip_nothing_comes_while_the_job_before_goes_on() -> None:
     assert one(worker)["jobs"] == 3
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue_one"])
+def test_a_job_that_died_is_not_in_the_way_where_another_queue_gets_it(overlap: str) -> None:
+    bench = bench_of()
+    bench.producer("other").order("set", queue="q", options={"dead_to": "graves"})
+    add(bench.producer(), overlap=overlap)
+    worker = bench.worker("w", "q")
+    bench.advance(MINUTE)
+    job, fence = worker.job()
+    worker.reject(fence, job)
+    assert bench.counts("graves") == {"ready": 1}
+    bench.advance(MINUTE)
+    assert worker.ids() == [f"s@{FIRST + MINUTE}"]
+    assert one(worker)["skipped"] == 0
+
+
 def test_with_queue_one_a_single_job_waits_behind_the_one_that_runs() -> None:
     bench = bench_of()
     add(bench.producer(), overlap="queue_one")

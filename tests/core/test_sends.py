@@ -241,6 +241,47 @@ def test_unique_texts_and_ids_hold_for_them_as_for_any() -> None:
     assert [state_of(bench, identifier) for identifier in "xyz"] == ["ready", "", "ready"]
 
 
+@pytest.mark.parametrize("conflict", ["existing", "replace", "debounce"])
+def test_a_job_may_send_another_one_with_its_own_unique_text(conflict: str) -> None:
+    """The text is free in the very commit in which the other job comes."""
+    bench = Bench()
+    producer = bench.producer()
+    worker = bench.worker("w", "q")
+    producer.put("q", "a", unique="u")
+    _, fence = worker.job()
+    sent = group("b", queue="q", unique="u", on_conflict=conflict)
+    assert verdicts(worker, settling(worker, fence, {"a": [sent]})) == []
+    job, fence = worker.job()
+    assert (job, state_of(bench, "a")) == ("b", "")
+    producer.put("q", "c", unique="u")
+    assert state_of(bench, "c") == "", "b has the text now"
+    worker.ack(fence, job)
+    bench.check()
+
+
+def test_a_text_that_is_taken_for_a_time_stays_taken_for_what_its_job_sends() -> None:
+    bench = Bench()
+    worker = bench.worker("w", "q")
+    bench.producer().put("q", "a", unique="u", unique_for=60_000)
+    _, fence = worker.job()
+    assert verdicts(worker, settling(worker, fence, {"a": [group("b", queue="q", unique="u")]})) == []
+    assert state_of(bench, "b") == ""
+    bench.check()
+
+
+def test_a_job_whose_sends_are_refused_has_its_unique_text_still() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    worker = bench.worker("w", "q")
+    producer.put("q", "a", unique="u")
+    _, fence = worker.job()
+    (refused,) = verdicts(worker, settling(worker, fence, {"a": [group("b", queue="q", unique="u", priority=101)]}))
+    assert refused[2] == "unsent"
+    producer.put("q", "c", unique="u")
+    assert state_of(bench, "c") == "", "a has it"
+    bench.check()
+
+
 def test_the_same_job_sent_by_two_runs_is_stored_once() -> None:
     bench, worker, fence = running("a", "b")
     assert verdicts(worker, settling(worker, fence, {"a": [group("x")], "b": [group("x")]})) == []

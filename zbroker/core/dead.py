@@ -87,6 +87,11 @@ def _move(state: State, queue: Queue, identifier: bytes, record: bytes, change: 
     state.hot[target] = None
 
 
+def is_moved(header: Header) -> bool:
+    """Whether the job died in its own queue, and goes on in the one for dead jobs."""
+    return "dead_queue" in header.options.get("headers", ())
+
+
 def _anew(change: Change, sequence: int) -> Change:
     """A dead job as a ready one in a new place, with all its attempts before it."""
     return change._replace(

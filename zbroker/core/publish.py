@@ -173,7 +173,7 @@ def copies(publications: list[Publication], runs: list[Run]) -> list[Group]:
         jobs += len(run.queues)
         size += len(run.queues) * len(publication.payload)
         if jobs > wire.MAX_COPIES or size > wire.MAX_COPY_BYTES:
-            most = f"at most {wire.MAX_COPIES} copies of {wire.MAX_COPY_BYTES} bytes are made at once"
+            most = f"at most {wire.MAX_COPIES} copies are made at once, of {wire.MAX_COPY_BYTES >> 20} MiB together"
             raise Refusal("batch_too_large", f"too many queues take what is published: {most}")
         if run is not last:
             last, places = run, {}

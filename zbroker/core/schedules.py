@@ -10,7 +10,7 @@ from itertools import chain, islice, takewhile
 from typing import Any, NamedTuple, Protocol
 
 from zbroker import limits
-from zbroker.core import history, rows
+from zbroker.core import dead, history, rows
 from zbroker.core.entities import Peer
 from zbroker.core.policy import Options
 from zbroker.core.put import judge_group, put, store
@@ -169,7 +169,7 @@ def _is_in_the_way(state: State, schedule: Schedule) -> bool:
         return False
     for identifier in (schedule.last_id, schedule.run_id):
         before = state.find(identifier) if identifier else None
-        if before is None or before.state is JobState.DEAD:
+        if before is None or before.state is JobState.DEAD or dead.is_moved(before.header):
             continue
         if schedule.overlap == "skip" or before.delivery is None:
             return True

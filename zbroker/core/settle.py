@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from zbroker.core import history, leave, rows
+from zbroker.core import history, leave, rows, unique
 from zbroker.core.entities import Delivery, Peer
 from zbroker.core.publish import complete, copies_of_all, prepare
 from zbroker.core.put import judge, put, put_judged, refuse_for_now
@@ -83,22 +83,23 @@ def _send(state: State, message: Settle, refused: list[Verdict]) -> set[tuple[in
             continue  # not done, or no longer its own: it sends nothing
         if len(acked[place] or b"") > state.settings.max_payload:
             continue  # refused for that
+        header = delivery.special.get(sent.id)
+        options = header.options if header is not None else {}
+        own_batch = options.get("batch")
+        has_text = unique.ends_with(state, delivery.queue.name, sent.id, options)
+        if has_text:  # this commit sets it free: what is sent may take it
+            unique.release(state, delivery.queue.name, sent.id, options)
         try:
-            own_batch = _batch_of(delivery, sent.id)
             if sent.publications:
                 _publish(state, sent, own_batch)
             else:
                 put(state, Put(0, 0, sent.groups), own_batch=own_batch)
         except Refusal as refusal:
+            if has_text:
+                unique.claim(state, delivery.queue.name, sent.id, options)
             unsent.add(place)
             refused.append((sent.fence, sent.id, "unsent", f"{refusal.code}: {refusal.text}"))
     return unsent
-
-
-def _batch_of(delivery: Delivery, identifier: bytes) -> bytes | None:
-    """The batch of a job of the delivery, if it has one."""
-    header = delivery.special.get(identifier)
-    return header.options.get("batch") if header is not None else None
 
 
 def _publish(state: State, sent: Sent, own_batch: bytes | None) -> None:

@@ -55,6 +55,15 @@ def release(state: State, queue: str, identifier: bytes, options: Options, *, ra
     free(state, rows.unique_key(queue, text), identifier)
 
 
+def ends_with(state: State, queue: str, identifier: bytes, options: Options) -> bool:
+    """Whether the job has its text taken, and no longer than until it is over."""
+    text = options.get("unique")
+    if text is None or isinstance(options.get("unique_for"), int):
+        return False
+    value = state.view.get("unique", rows.unique_key(queue, text))
+    return value is not None and UniqueRow(*rows.unpack(value)).id == identifier
+
+
 def delivered(state: State, queue: str, identifier: bytes, options: Options) -> None:
     """The job waits no more."""
     if options.get("unique_for") == "waiting":

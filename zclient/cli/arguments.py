@@ -14,7 +14,7 @@ import click
 from zclient.durations import parse_duration
 from zclient.errors import InvalidArgument
 from zclient.options import wire_value
-from zclient.protocol.options import CALLED_OPTIONS, COPY_OPTIONS, JOB_OPTIONS, Option
+from zclient.protocol.options import CALLED_OPTIONS, COPY_OPTIONS, JOB_OPTIONS, SCHEDULE_OPTIONS, Option
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -75,6 +75,11 @@ def job_options(function: _Decorated) -> _Decorated:
 def copy_options(function: _Decorated) -> _Decorated:
     """Those of what is published, likewise."""
     return _with_options(function, COPY_OPTIONS)
+
+
+def schedule_options(function: _Decorated) -> _Decorated:
+    """Those of a schedule's jobs, likewise."""
+    return _with_options(function, SCHEDULE_OPTIONS)
 
 
 def _with_options(function: _Decorated, options: dict[str, Option]) -> _Decorated:

@@ -258,7 +258,7 @@ def advice(error: ZError, given: Settings) -> str:
         case AnswerTimeout() if given.connected:
             where = " or ".join(given.broker)
             return f"the broker at {where} did not answer within {output.span(given.patience)}; --timeout waits longer"
-        case ResultTimeout() if "cancelled" not in error.details:
+        case ResultTimeout() if error.details.keys().isdisjoint(("cancelled", "expired")):
             return f"{text} (`zclient result ID --wait` waits again)"
         case Refused() if error.retry_after is not None:
             return f"{text}; try again in {output.span(error.retry_after)}"

@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from zclient.cli import output
-from zclient.cli.arguments import job_options
-from zclient.cli.common import VerbGroup, client_options, connect, duration, print_done, settings, usage
+from zclient.cli.arguments import schedule_options
+from zclient.cli.common import VerbGroup, client_options, connect, duration, print_done, settings
 from zclient.cli.payloads import read_payload
 from zclient.schedules import CATCH_UPS, OVERLAPS, Schedule
 
@@ -31,7 +31,7 @@ def schedule() -> None:
     "--catch-up-limit", type=click.IntRange(1, 100), default=100, metavar="N", help="With all: at most so many."
 )
 @click.option("--paused", is_flag=True, help="Wait for `zclient schedule resume`.")
-@job_options
+@schedule_options
 @client_options
 def add(
     name: str,
@@ -55,8 +55,6 @@ def add(
     for word in _INTERVAL:
         if cron.startswith(word):
             when = {"every": duration(cron.removeprefix(word))}
-    if options.get("unique") or options.get("at"):
-        raise usage("a schedule's jobs have their times and ids from it: no --at and no --unique")
     with connect() as client:
         made = client.schedule(
             name,

@@ -71,6 +71,9 @@ COPY_OPTIONS: dict[str, Option] = {
 }
 """What somebody who publishes may say of the copies: what does not tie a job to others."""
 
+SCHEDULE_OPTIONS: dict[str, Option] = {name: option for name, option in COPY_OPTIONS.items() if name != "at"}
+"""What a schedule may say of its jobs: their times and ids it gives them itself."""
+
 CALLED_OPTIONS = frozenset({"stream"})
 """Those of them that nobody writes: a call of its own (`Client.stream`) says them."""
 
