@@ -28,7 +28,7 @@ def test_a_table_compares_medians_and_names_what_is_missing() -> None:
     assert "| ours |  | 20.00 (10.00 to 30.00) |  |" in lines
     assert "| theirs | 4.00 | 5.00 (4.00 to 90.00) | 1.00 (1.00 to 1.00) |" in lines
     assert [line for line in lines if "absent" in line] == [
-        "Not measured: absent: no Python library a_library_that_nobody_has: pip install '.[peers]'."
+        "Not measured: absent: no Python library a_library_that_nobody_has: make peers."
     ]
     less = Table(section._replace(less_is_better=True))
     less.values = table.values

@@ -27,7 +27,7 @@ def need(*modules: str) -> None:
     """Raises `Missing` unless the Python libraries are installed."""
     lacking = [name for name in modules if importlib.util.find_spec(name) is None]
     if lacking:
-        raise Missing(f"no Python library {', '.join(lacking)}: pip install '.[peers]'")
+        raise Missing(f"no Python library {', '.join(lacking)}: make peers")
 
 
 def program(name: str, *others: str) -> str:
