@@ -32,7 +32,7 @@ def work(jobs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="zbroker-bench-") as directory:
 
         class OnDisk(LocalBroker):
-            def _open(self):  # noqa: ANN202 (what the class over it returns)
+            def _open(self):
                 self._store = open_store("rocksdb", Path(directory, "data"))
                 return super()._open()
 
