@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench kill-loop build clean moved
+.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,12 @@ demo: $(STAMP) ## a real broker and real workers index the standard library whil
 
 bench: $(STAMP) ## the benchmarks, as ratios
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+peers: $(STAMP) ## install the libraries of the systems that the benchmarks compare with
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+
+bench-quick: $(STAMP) ## instructions per job, counted by valgrind, beside the figure that is kept
+	@$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 test-million: $(STAMP) ## list, replay, drop and purge with a million jobs, while a probe watches the loop
 	@ZBROKER_TEST_JOBS=1000000 $(BIN)/python -m pytest tests/system/test_turns.py -s

@@ -1,57 +1,53 @@
-"""``make bench``: the workloads, interleaved over several rounds, ratios first."""
+"""``make bench``: the sections of ``sections.py`` in turns over several rounds, told with the ratios first.
+
+Other systems start from what the machine has; one that is missing is named. ``docs/benchmarks.md`` has the method.
+"""
 
 import argparse
-import os
-import platform
-from collections.abc import Callable
+import sys
 
-from benchmarks import bare_loop, workloads
-from benchmarks.harness import Result
+from benchmarks import report
+from benchmarks.sections import MAKERS
 
-FLOORS = {"lifecycle": ("lifecycles/s", 20_000.0), "latency at 500/s": ("p99", 10.0)}
-"""What must be reached on two cores with fsync: at least so many a second, at most so many milliseconds."""
+FLOORS = {"lifecycle": (20_000.0, "at least"), "latency-500": (10.0, "at most")}
+"""What the first run of a section must reach on two cores: of the figure that its ratios are of, and of p99."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"which ones: {', '.join(MAKERS)}; all if none is named")
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs in one round of a throughput workload")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--durability", choices=("fsync", "os", "memory"), default="fsync")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE", help="write all values there as well")
     chosen = parser.parse_args()
-    jobs, durability = chosen.jobs - chosen.jobs % workloads.BATCH, chosen.durability
-    runs: dict[str, Callable[[], dict[str, float]]] = {
-        "lifecycle": lambda: workloads.lifecycle(jobs, durability),
-        "bare loop (fsync)": lambda: bare_loop.lifecycle(jobs),
-        "tasks": lambda: workloads.tasks(jobs // 4, durability),
-        "latency at 500/s": lambda: workloads.latency(2_000, 500, durability),
-    }
-    results = {name: Result(name, {}) for name in runs}
-    for number in range(chosen.rounds):
-        for name, run in runs.items():
-            for figure, value in run().items():
-                results[name].figures.setdefault(figure, []).append(value)
-        print(f"round {number + 1} of {chosen.rounds} done", flush=True)
-    report(results, jobs, durability)
-
-
-def report(results: dict[str, Result], jobs: int, durability: str) -> None:
-    """Ratios, then medians with the least and the most."""
+    unknown = [name for name in chosen.sections if name not in MAKERS]
+    if unknown:
+        parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(MAKERS)}")
+    sections = [MAKERS[name](chosen.jobs) for name in chosen.sections or MAKERS]
+    tables = report.run(sections, chosen.rounds, lambda text: print(text, file=sys.stderr, flush=True))
     print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {jobs} jobs of 256 bytes,"
+        f"{report.machine()}; {chosen.jobs:,} jobs of 256 bytes a round unless said; medians of {chosen.rounds} rounds,"
     )
-    print(f"batches of {workloads.BATCH}, durability {durability}; medians of the rounds\n")
-    ratio = results["lifecycle"].median("lifecycles/s") / results["bare loop (fsync)"].median("lifecycles/s")
-    print(f"lifecycle / bare loop: {ratio:.2f}\n")
-    print(f"{'workload':<20} {'figure':<14} {'median':>12} {'least':>12} {'most':>12}")
-    for result in results.values():
-        for name, values in result.figures.items():
-            cells = (result.median(name), min(values), max(values))
-            print(f"{result.workload:<20} {name:<14} " + " ".join(f"{value:>12,.2f}" for value in cells))
-    print("\np50, p99, p99.9: milliseconds from send to the start of the task")
-    for name, (figure, floor) in FLOORS.items():
-        value = results[name].median(figure)
-        reached = value <= floor if figure.startswith("p") else value >= floor
-        print(f"floor {name} {figure} {floor:,.0f}: {'reached' if reached else 'MISSED'}")
+    print("with the least and the most of them.\n")
+    for table in tables:
+        print("\n".join(table.lines()), flush=True)
+    if chosen.json:
+        report.write(tables, chosen.json)
+    missed = [floor for table in tables if (floor := missed_floor(table))]
+    print("\n".join(missed))
+    sys.exit(bool(missed))
+
+
+def missed_floor(table: report.Table) -> str:
+    """What a section did not reach, if it has a floor; empty otherwise."""
+    floor = FLOORS.get(table.section.key)
+    if floor is None:
+        return ""
+    name = table.section.runs[0].name
+    figure = "p99 ms" if table.section.less_is_better else table.section.ratio_of
+    value, (bound, word) = table.median(name, figure), floor
+    reached = value <= bound if word == "at most" else value >= bound
+    return "" if reached else f"MISSED: {table.section.title}: {figure} {value:,.2f}, {word} {bound:,.0f}"
 
 
 if __name__ == "__main__":

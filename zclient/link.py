@@ -103,6 +103,7 @@ class Link:
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
+        self._woken = False  # a byte is in there, or about to be
         self._wake_fileno = self._wake_read.fileno()
         self._connected = False
         try:
@@ -145,9 +146,14 @@ class Link:
         # Only who waits takes the wake-up: a turn of another thread would take it from under the poll.
         if any(descriptor == self._wake_fileno for descriptor, _ in came):
             self._wake_read.recv(4096)
+            self._woken = False
 
     def wake(self) -> None:
-        """End a `wait`; for other threads. A full pipe means that it is about to end anyhow."""
+        """End a `wait`; for other threads. One that is about to end for an earlier call ends for this one too: a system
+        call after each short task would cost more than the task, and hand the interpreter over."""
+        if self._woken:
+            return
+        self._woken = True
         with contextlib.suppress(BlockingIOError, OSError):
             self._wake_write.send(b"w")
 

@@ -202,6 +202,23 @@ def test_with_several_endpoints_one_that_is_dead_makes_way(router: Router) -> No
     link.close()
 
 
+def test_wake_ups_before_a_wait_end_it_once(router: Router) -> None:
+    """Many are one system call; the next one, after the wait, ends the next wait."""
+    link = Link(new_session(), [router.endpoint])
+    try:
+        sent: list[bytes] = []
+        write = link._wake_write
+        link._wake_write = type("Counted", (), {"send": lambda self, data: sent.append(data) or write.send(data)})()
+        for round_ in range(1, 4):
+            for _ in range(100):
+                link.wake()
+            link.wait(PATIENCE_MS)
+            assert len(sent) == round_
+        link._wake_write = write
+    finally:
+        link.close()
+
+
 def test_endpoints_of_different_brokers_are_refused() -> None:
     first, second = Router(broker=b"one"), Router(broker=b"two")
     session = new_session()

@@ -1,0 +1,152 @@
+"""No-op tasks through each library's own worker: how many a second, and how long from the send to the start.
+
+A worker of one process runs, a producer of another sends. Both are the library's own programs and calls, in `apps`. The
+task appends eight bytes to a file, which tells what was done and how long it took to begin; that costs each the same.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import harness, workloads
+from benchmarks.peers import servers
+from benchmarks.peers.apps import WAIT
+
+PATIENCE_S = 120.0
+APPS = "benchmarks.peers.apps"
+
+
+class Library(NamedTuple):
+    """A library with a worker of its own. ``worker`` is its command; ``{port}`` stands in it for the broker's."""
+
+    name: str
+    app: str  # the module in `apps`
+    server: Callable[[str], AbstractContextManager[int]]
+    broker: str  # the kind of broker, for those that have several
+    modules: tuple[str, ...]
+    worker: tuple[str, ...]
+    slowness: int = 1  # how many times fewer tasks a round has
+
+
+@contextmanager
+def zbroker(durability: str) -> Iterator[int]:
+    with harness.broker("fsync" if durability == "fsync" else "os") as endpoint:
+        yield int(endpoint.rpartition(":")[2])
+
+
+@contextmanager
+def _worker(library: Library, port: int, file: Path) -> Iterator[dict[str, str]]:
+    """The library's worker; yields the environment in which its producers run."""
+    env = {**os.environ, "BENCH_PORT": str(port), "BENCH_FILE": str(file), "BENCH_BROKER": library.broker}
+    env["PYTHONPATH"] = os.getcwd()
+    command = [servers.program(library.worker[0]), *(word.format(port=port) for word in library.worker[1:])]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield env
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def measure(library: Library, tasks: int, rate: float, durability: str) -> dict[str, float]:
+    """Send ``tasks`` at that rate a second, or as fast as it goes where it is 0: tasks a second, or milliseconds from
+    the send to the start. Raises `Missing`."""
+    servers.need(*library.modules)
+    tasks = tasks if rate else max(1, tasks // library.slowness)
+    with tempfile.TemporaryDirectory(prefix="zbroker-bench-") as directory, library.server(durability) as port:
+        file = Path(directory, "starts")
+        file.touch()
+        with _worker(library, port, file) as env:
+            _send(library, env, 1, 0)
+            _await(file, 1, library)
+            begun = time.monotonic()
+            sending = _sending(library, env, tasks, rate)
+            _await(file, 1 + tasks, library)
+            ended = time.monotonic()
+            began = sending.communicate()[0]
+        waits = [wait for (wait,) in WAIT.iter_unpack(file.read_bytes()[WAIT.size :])]
+    if not rate:
+        return {"tasks/s": tasks / (ended - max(begun, float(began)))}
+    return workloads.percentiles(waits)
+
+
+def _sending(library: Library, env: dict[str, str], tasks: int, rate: float) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "benchmarks.peers.tasks", library.app, str(tasks), str(rate)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def _send(library: Library, env: dict[str, str], tasks: int, rate: float) -> None:
+    if _sending(library, env, tasks, rate).wait():
+        raise RuntimeError(f"{library.name}: the producer failed")
+
+
+def _await(file: Path, tasks: int, library: Library) -> None:
+    """Until so many tasks have begun."""
+    deadline = time.monotonic() + PATIENCE_S
+    while file.stat().st_size < tasks * WAIT.size:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{library.name}: {file.stat().st_size // WAIT.size} of {tasks} tasks were run")
+        time.sleep(0.002)
+
+
+def produce(app: str, tasks: int, rate: float) -> None:
+    """The producer's process: prints when it began to send (monotonic clock)."""
+    import importlib
+
+    module = importlib.import_module(f"{APPS}.{app}")
+    begun = time.monotonic()
+    print(begun, flush=True)
+    if not rate:
+        module.send_all([begun] * tasks)
+        return
+    for n in range(tasks):
+        wait = begun + n / rate - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        module.send(time.monotonic())
+
+
+_CELERY = ("celery", "-A", f"{APPS}.celery_app", "worker", "--pool", "threads", "--concurrency", "32", "-l", "error")
+_DRAMATIQ = ("dramatiq", f"{APPS}.dramatiq_app", "--processes", "1", "--threads", "32")
+_RQ = ("rq", "worker", "bench", "--url", "redis://127.0.0.1:{port}", "--quiet")
+
+LIBRARIES = (
+    Library("zbroker", "zbroker_app", zbroker, "", (), ("zworker", "run", f"{APPS}.zbroker_app:worker")),
+    Library("Celery, Redis", "celery_app", servers.redis, "redis", ("celery", "redis"), _CELERY, 10),
+    Library("Celery, RabbitMQ", "celery_app", servers.rabbitmq, "rabbitmq", ("celery",), _CELERY, 10),
+    Library("Dramatiq, Redis", "dramatiq_app", servers.redis, "redis", ("dramatiq", "redis"), _DRAMATIQ, 10),
+    Library("Dramatiq, RabbitMQ", "dramatiq_app", servers.rabbitmq, "rabbitmq", ("dramatiq", "pika"), _DRAMATIQ, 10),
+    Library("RQ", "rq_app", servers.redis, "redis", ("rq",), _RQ, 50),
+    Library("RQ, SimpleWorker", "rq_app", servers.redis, "redis", ("rq",), (*_RQ, "-w", "rq.SimpleWorker"), 10),
+    Library(
+        "Huey",
+        "huey_app",
+        servers.redis,
+        "redis",
+        ("huey", "redis"),
+        ("huey_consumer", f"{APPS}.huey_app.huey", "-w", "32", "-k", "thread", "-q"),
+        10,
+    ),
+    Library(
+        "taskiq",
+        "taskiq_app",
+        servers.redis,
+        "redis",
+        ("taskiq", "taskiq_redis"),
+        ("taskiq", "worker", f"{APPS}.taskiq_app:broker", "--workers", "1"),
+        10,
+    ),
+)
+
+if __name__ == "__main__":
+    produce(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
