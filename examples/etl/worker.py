@@ -96,7 +96,7 @@ def report(run: str) -> dict:
     with closing(connect()) as database:
         one = database.execute
         packages, files, size = one(
-            "SELECT count(*), sum(files), sum(bytes) FROM packages WHERE run = ?", (run,)
+            "SELECT count(*), ifnull(sum(files), 0), ifnull(sum(bytes), 0) FROM packages WHERE run = ?", (run,)
         ).fetchone()
         largest = one(
             "SELECT package, version, files, bytes FROM packages WHERE run = ? ORDER BY bytes DESC LIMIT 5", (run,)
