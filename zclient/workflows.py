@@ -37,7 +37,8 @@ class StepStatus:
 
     ``state`` is ``coming`` or ``blocked`` until the steps in ``after`` are done, then ``running``, then ``done``,
     ``dead`` or ``cancelled``. ``total`` counts its jobs, those that its own jobs added included. ``single``: it is one
-    job, whose result stands for itself.
+    job, whose result stands for itself. ``inputs`` are those of ``after`` that it names itself, whose results its jobs
+    read; it waits for the others since it is after a step without jobs, which is after them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StepStatus:
     on_parent_death: str = "wait"
     single: bool = False
     jobs: int = 0
+    inputs: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -130,6 +132,7 @@ class WorkflowStatus(WorkflowSummary):
                 on_parent_death=step["rule"],
                 single=step["single"],
                 jobs=step["jobs"],
+                inputs=tuple(names[place] for place in step["inputs"]),
             )
             for step in row["steps"]
         }

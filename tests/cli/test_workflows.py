@@ -170,6 +170,7 @@ def test_show_list_and_results(call: Zclient, broker: str, queue: str) -> None:
         "dead": 0,
         "cancelled": 0,
         "after": ["fetch", "side"],
+        "inputs": ["fetch", "side"],
         "on_parent_death": "wait",
         "single": True,
         "jobs": 1,

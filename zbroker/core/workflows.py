@@ -172,6 +172,7 @@ def told_with_steps(state: State, flow: Workflow) -> dict[str, Any]:
                 "jobs": step.jobs,
                 "single": step.single,
                 "after": step.after,
+                "inputs": step.inputs,
                 "rule": step.rule,
                 "state": _state_of_step(flow, step, batch),
                 "total": batch.total if batch is not None else step.jobs,

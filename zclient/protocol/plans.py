@@ -24,6 +24,12 @@ class Step(NamedTuple):
     after: list[int]  # places in the plan of the steps that it waits for
     rule: str  # what becomes of its jobs when one of them ends badly: as ``on_parent_death``
     single: bool  # one job, and not a group of one: its result stands for itself
+    named: int | None = None  # how many of `after` it names itself, the first ones; None for all
+
+    @property
+    def inputs(self) -> list[int]:
+        """The steps whose results its jobs read: not those that it waits for only since one without jobs would."""
+        return self.after[: self.named]
 
 
 def workflow_id_fault(identifier: bytes) -> str | None:
@@ -100,9 +106,9 @@ def plan_fault(plan: dict[str, Any]) -> str | None:
 
 
 def _step_fault(step: Any, steps: int) -> str | None:
-    if type(step) not in (list, tuple) or len(step) != 5:
-        return "a step is [name, jobs, after, rule, single]"
-    name, jobs, after, rule, single = step
+    if type(step) not in (list, tuple) or len(step) not in (5, 6):
+        return "a step is [name, jobs, after, rule, single, named]"
+    name, jobs, after, rule, single, *more = step
     if type(name) is not str or not 1 <= len(name) <= limits.MAX_NAME_CHARS or not name.isprintable():
         return f"the name of a step is a printable text of 1 to {limits.MAX_NAME_CHARS} characters, not {name!r:.40}"
     if type(jobs) is not int or not 0 <= jobs <= limits.MAX_WORKFLOW_JOBS or type(single) is not bool:
@@ -113,6 +119,8 @@ def _step_fault(step: Any, steps: int) -> str | None:
         return f"step {name}: its rule is one of {', '.join(PARENT_RULES)}, not {rule!r:.40}"
     if type(after) is not list or not all(type(other) is int and 0 <= other < steps for other in after):
         return f"step {name}: after is a list of places in the plan, 0 to {steps - 1}"
+    if more and more[0] is not None and (type(more[0]) is not int or not 0 <= more[0] <= len(after)):
+        return f"step {name}: named is how many of the {len(after)} steps it names itself"
     return f"step {name}: after names a step twice" if len(set(after)) < len(after) else None
 
 
