@@ -327,6 +327,36 @@ def test_limits_hold_for_workflows_as_for_any_job() -> None:
     assert state_of(producer) == "running"
 
 
+def test_limits_hold_for_all_parts_together_also_over_a_restart() -> None:
+    bench, producer = start()
+    producer.order("set", queue="f", options={"max_jobs": 5})
+    first, second, third, last = messages_of([Step("fetch", 8, queue="f")], most=2)
+    assert all(isinstance(answer, m.Ok) for answer in send(producer, first, second))
+    bench.crash()
+    producer = bench.producer("again")
+    assert code(producer, third) == ("queue_full", "6 jobs at once are more than may wait in queue f (max_jobs 5)")
+    producer.order("set", queue="f", options={"max_jobs": 8})
+    producer.put("f", "other")
+    assert isinstance(send(producer, third)[0], m.Ok)
+    assert code(producer, last) == ("queue_full", "1 jobs wait in queue f, and 8 more would be above max_jobs 8")
+    assert run_all(bench.worker("w", "f")) == ["other"]
+    assert isinstance(send(producer, last)[0], m.Ok)
+    assert state_of(producer) == "running"
+    bench.check()
+
+
+def test_limits_of_queues_of_earlier_parts_hold_when_the_last_one_decides() -> None:
+    bench, producer = start()
+    producer.order("set", queue="f", options={"max_jobs": 3})
+    first, last = messages_of(CHORD, most=3)
+    assert isinstance(send(producer, first)[0], m.Ok)
+    producer.put("f", "meanwhile")
+    assert code(producer, last)[0] == "queue_full"
+    assert run_all(bench.worker("w", "f")) == ["meanwhile"]
+    assert isinstance(send(producer, last)[0], m.Ok)
+    bench.check()
+
+
 def test_there_are_so_many_workflows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BATCHES", 1)
     bench, producer = start()

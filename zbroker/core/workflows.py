@@ -38,6 +38,7 @@ class Workflow:
     came: list[int] = field(default_factory=list)  # while it comes: how many jobs of each step did
     ends: bytes = b""  # how each step has ended
     retries: int = 0  # orders to retry it that are under way
+    coming: dict[str, tuple[int, int]] = field(default_factory=dict)  # while it comes: as `put.Coming`
 
     def row(self) -> bytes:
         return rows.pack(  # type: ignore[no-any-return]
@@ -54,6 +55,7 @@ class Workflow:
                 self.came,
                 self.ends,
                 self.retries,
+                self.coming,
             )
         )
 
