@@ -39,7 +39,7 @@ class WorkflowHandle:
         """Wait until it is over, and return what each step returned, by name: a value, or a list for a group.
 
         Raises `JobFailed` if jobs are dead: ``details["step"]`` names the step, ``details["id"]`` one of them.
-        Raises `JobCancelled`, `ResultExpired`, and `ResultTimeout` as `Client.result` does. ``steps`` of a large
+        Raises `JobCancelled`, which names a step likewise, `ResultExpired`, and `ResultTimeout`. Steps of a large
         workflow are better read one by one, see `StepHandle.members`.
         """
         told: dict[str, Any] = self._client._collect(self.id.encode(), None, timeout)

@@ -261,7 +261,7 @@ def collected(
 ) -> Procedure[Any]:
     """Wait for the end of a workflow, and return the results of its steps by name; with a name, of that step alone.
 
-    Raises what became of it instead: `JobFailed` names a step with dead jobs.
+    Raises what became of it instead: `JobFailed` names a step with dead jobs, `JobCancelled` one with cancelled jobs.
     """
     until_ms = now + timeout_ms
     if name is None:
@@ -344,7 +344,11 @@ def _judged(session: Session, status: WorkflowStatus, chosen: list[StepStatus], 
     name = f"workflow {status.id} ({status.name})"
     bad = next((step for step in (*chosen, *status.steps.values()) if step.dead), None)
     if bad is None or status.state == "cancelled":
-        raise JobCancelled(f"{name} was cancelled", id=status.id)
+        lost = next((step for step in (*chosen, *status.steps.values()) if step.cancelled), None)
+        if lost is None:
+            raise JobCancelled(f"{name} was cancelled", id=status.id)
+        told = f"step {lost.name} of {name}: {lost.cancelled} of {lost.total} jobs were cancelled"
+        raise JobCancelled(told, id=status.id, step=lost.name)
     job = yield from _first_dead(session, status, bad, answer_ms)
     text = f"step {bad.name} of {name}: {bad.dead} of {bad.total} jobs are dead"
     if job is None:

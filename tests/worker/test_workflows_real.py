@@ -206,6 +206,12 @@ def test_other_rules_for_a_step_after_a_dead_one(client: Client, queue: str, tas
     }
     first, second = run["part"].members()
     assert (first.state, second.state) == ("dead", "done")
+    tasks.bad = set()
+    assert run.retry().count == 3
+    assert run.wait(timeout=WAIT_S).dead == 1  # the sum of errors again
+    client.drop([run["behind"].jobs()[0].id])
+    with pytest.raises(JobCancelled, match=r"step given up of workflow .* 1 of 1 jobs were cancelled"):
+        run.results(timeout=WAIT_S)
 
 
 def test_the_whole_is_cancelled_and_running_jobs_are_told(client: Client, queue: str, tasks: Tasks) -> None:
@@ -220,8 +226,9 @@ def test_the_whole_is_cancelled_and_running_jobs_are_told(client: Client, queue:
     assert tasks.told.is_set()
     assert (status.state, status.cancelled, status.done) == ("cancelled", 22, 0)
     for wrong in (run.results, run["total"].result):
-        with pytest.raises(JobCancelled, match="endless"):
+        with pytest.raises(JobCancelled, match=r"endless.*jobs were cancelled") as cancelled:
             wrong(timeout=WAIT_S)
+        assert cancelled.value.details["step"] == ("waits" if wrong == run.results else "total")
     assert run.cancel() == "cancelled"
     with pytest.raises(Refused, match="was cancelled"):
         run.retry()

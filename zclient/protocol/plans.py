@@ -36,14 +36,16 @@ def workflow_id_fault(identifier: bytes) -> str | None:
     """Why ``identifier`` cannot be a workflow's, or None if it can: 12 digits of Unix ms, and 10 of chance."""
     if _WORKFLOW_ID.fullmatch(identifier):
         return None
-    return f"the id of a workflow has {limits.WORKFLOW_ID_BYTES} lowercase hexadecimal digits, not {identifier!r:.80}"
+    digits = f"{limits.WORKFLOW_ID_BYTES} lowercase hexadecimal digits"
+    return f"the id of a workflow has {digits}, not {identifier.decode(errors='backslashreplace')!r:.80}"
 
 
 def batch_id_fault(identifier: bytes) -> str | None:
     """Why ``identifier`` cannot be a batch's that somebody opens, or None if it can."""
     if _BATCH_ID.fullmatch(identifier):
         return None
-    return f"the id of a batch has {limits.MADE_ID_BYTES} lowercase hexadecimal digits, not {identifier!r:.80}"
+    digits = f"{limits.MADE_ID_BYTES} lowercase hexadecimal digits"
+    return f"the id of a batch has {digits}, not {identifier.decode(errors='backslashreplace')!r:.80}"
 
 
 def step_id(workflow: bytes, step: int) -> bytes:
