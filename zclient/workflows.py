@@ -33,7 +33,7 @@ WORKFLOW_STATES = ("coming", "running", *OVER)
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
-    """A step as the broker told it.
+    """A step as the broker told it. ``id`` is that of the batch that it is: jobs may be ``after`` it.
 
     ``state`` is ``coming`` or ``blocked`` until the steps in ``after`` are done, then ``running``, then ``done``,
     ``dead`` or ``cancelled``. ``total`` counts its jobs, those that its own jobs added included. ``single``: it is one
@@ -52,6 +52,7 @@ class StepStatus:
     single: bool = False
     jobs: int = 0
     inputs: tuple[str, ...] = ()
+    id: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -120,6 +121,7 @@ class WorkflowStatus(WorkflowSummary):
     def from_wire(cls, row: dict[str, Any]) -> "WorkflowStatus":
         """From the answer to ``workflow``."""
         names = [step["name"] for step in row["steps"]]
+        identifier = bytes(row["id"])
         steps = {
             step["name"]: StepStatus(
                 name=step["name"],
@@ -133,8 +135,9 @@ class WorkflowStatus(WorkflowSummary):
                 single=step["single"],
                 jobs=step["jobs"],
                 inputs=tuple(names[place] for place in step["inputs"]),
+                id=plans.step_id(identifier, place).decode(),
             )
-            for step in row["steps"]
+            for place, step in enumerate(row["steps"])
         }
         return cls(**_facts(row), jobs=sum(step.total for step in steps.values()), steps=steps)
 

@@ -174,6 +174,7 @@ def test_show_list_and_results(call: Zclient, broker: str, queue: str) -> None:
         "on_parent_death": "wait",
         "single": True,
         "jobs": 1,
+        "id": run.id + "002",
     }
     (listed,) = [one for one in told(call("workflow", "list", "--state", "dead", "--json")) if one["id"] == run.id]
     assert (listed["jobs"], listed["state"]) == (12, "dead")

@@ -123,6 +123,22 @@ def test_a_job_that_died_and_was_replayed_in_one_turn_has_died() -> None:
     bench.check()
 
 
+def test_a_job_after_a_batch_that_goes_on_again_in_the_same_turn_waits_for_it() -> None:
+    bench, producer, worker = start(max_attempts=1)
+    opened(producer)
+    producer.put("q", "1", **BATCH)
+    closed(producer)
+    worker.nack(take(worker)["1"], "1")
+    assert counters(producer)[0] == "dead"
+    with bench.one_turn():
+        producer.send(m.Order(producer.next_number(), producer.number, "replay", {"ids": [b"1"]}))
+        child = m.Group("q", {"after": [A.encode()]}, [b"child"], [b"p"])
+        producer.send(m.Put(producer.next_number(), producer.number, [child]))
+    assert state_of(producer, "child") == "blocked"
+    assert run_all(worker) == ["1", "child"]
+    bench.check()
+
+
 # ---- every way out of a job
 
 

@@ -23,6 +23,7 @@ from zclient import (
     Refused,
     ResultExpired,
     ResultTimeout,
+    UnknownParent,
     Workflow,
     chain,
     chord,
@@ -110,6 +111,10 @@ def test_a_chord_of_200_with_results_by_name(client: Client, queue: str, tasks: 
         "told": {"total": "int 39800", "none": []},
     }
     assert client.workflow(run.id).results(timeout=WAIT_S) == results
+    behind = client.send(queue + ".total", after=run["doubles"].status().id)
+    assert behind.result(timeout=WAIT_S) == 0  # it belongs to no workflow: no inputs
+    with pytest.raises(UnknownParent, match=f"'{run.id}' is a workflow; a parent is a step of it"):
+        client.send(queue + ".total", after=run)
     status = run["told"].status()
     assert status.state == "done"
     assert (status.after, status.inputs) == (("total", "none", "doubles"), ("total", "none"))

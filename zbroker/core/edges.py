@@ -54,8 +54,7 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
             raise Refusal("invalid", "after: a job cannot wait for itself, or for one that it is sent with as its like")
         for parent in parents if are_new[place] else ():
             if parent not in home and not _is_known(state, parent):
-                text = parent.decode(errors="backslashreplace")
-                raise Refusal("unknown_parent", f"after: nobody knows a job {text!r}", id=text)
+                raise _unknown(state, parent)
         needs.append(inside)
     return _parents_first(needs)
 
@@ -65,6 +64,14 @@ def _is_known(state: State, parent: bytes) -> bool:
     if state.find(parent) is not None or history.holds(state, parent):
         return True
     return batches.look(state, parent) is not None
+
+
+def _unknown(state: State, parent: bytes) -> Refusal:
+    """Why this cannot be a parent."""
+    text = parent.decode(errors="backslashreplace")
+    if state.view.get("workflows", parent) is not None:
+        return Refusal("unknown_parent", f"after: {text!r} is a workflow; a parent is a step of it, by its id", id=text)
+    return Refusal("unknown_parent", f"after: nobody knows a job or batch {text!r}", id=text)
 
 
 def _parents_first(needs: list[set[int]]) -> list[int]:
@@ -114,7 +121,7 @@ def _state_of(state: State, parent: bytes) -> tuple[str, bytes | None]:
     ended = history.find(state, parent)
     if ended is None:
         batch = batches.look(state, parent)
-        return (batch.end if batch is not None else GONE), None
+        return (GONE if batch is None else batch.end if batch.is_settled else ""), None
     return (DONE, ended.result) if ended.row.state == JobState.DONE else (GONE, None)
 
 
