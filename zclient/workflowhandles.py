@@ -67,7 +67,8 @@ class WorkflowHandle:
     def retry(self, *, timeout: Any = None) -> Bulk:
         """Replay all its dead jobs; what waited for them goes on. ``count`` of the answer is how many they are.
 
-        The broker goes on with it in slices. Raises `NotFound` if no job is dead, `Refused` if it was cancelled.
+        The broker goes on with it in slices. Raises `NotFound` if no job is dead, `WorkflowCancelled`
+        if somebody cancelled it.
         """
         bulk: Bulk = self._client._ask(workflows.retried(self.id.encode()), timeout)
         return bulk

@@ -20,11 +20,11 @@ from zclient import (
     Piece,
     QueueClosed,
     QueueFull,
-    Refused,
     ResultExpired,
     ResultTimeout,
     UnknownParent,
     Workflow,
+    WorkflowCancelled,
     chain,
     chord,
     group,
@@ -235,7 +235,7 @@ def test_the_whole_is_cancelled_and_running_jobs_are_told(client: Client, queue:
             wrong(timeout=WAIT_S)
         assert cancelled.value.details["step"] == ("waits" if wrong == run.results else "total")
     assert run.cancel() == "cancelled"
-    with pytest.raises(Refused, match="was cancelled"):
+    with pytest.raises(WorkflowCancelled, match="was cancelled"):
         run.retry()
     assert "total" not in tasks.runs
 

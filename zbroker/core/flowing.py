@@ -227,7 +227,7 @@ def retry(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     flow = workflows.needed(state, arguments.get("id"))
     text = flow.id.decode()
     if batches.is_stopped(state, flow.id):
-        raise Refusal("conflict", f"the workflow {text!r} was cancelled", id=text)
+        raise Refusal("workflow_cancelled", f"the workflow {text!r} was cancelled", id=text)
     dead = sum(batch.dead for batch in workflows.batches_of(state, flow))
     if not dead:
         raise Refusal("not_found", f"no job of the workflow {text!r} is dead")
