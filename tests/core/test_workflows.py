@@ -384,6 +384,21 @@ def test_a_job_from_outside_may_be_after_a_step_and_none_may_join_it() -> None:
     bench.check()
 
 
+def test_what_a_handler_adds_to_its_step_cannot_wait_for_a_later_one() -> None:
+    bench, producer = start()
+    sent(producer, [Step("a", queue="a"), Step("b", 1, "a"), Step("c", 1, "b")])
+    worker = bench.worker("w", "a")
+    ((identifier, fence),) = worker.jobs()
+    options = {"batch": step_id(W.encode(), 0), "after": [step_id(W.encode(), 2)]}
+    settlement = m.Settlement(fence, m.Outcome.ACK, [identifier.encode()], None)
+    number = worker.next_number()
+    added = m.Sent(fence, identifier.encode(), [m.Group("a", options, [b"added"], [b"p"])])
+    worker.send(m.Settle(number, [settlement], [added]))
+    ((_, _, unsent, why),) = worker.value_of(number)["refused"]
+    assert unsent == "unsent" and "others that wait for this batch" in why
+    bench.check()
+
+
 def test_a_handler_adds_jobs_to_its_own_step() -> None:
     bench, producer = start()
     sent(producer, CHORD)

@@ -22,6 +22,7 @@ from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
+from zclient.protocol import plans
 from zclient.protocol.messages import Group
 from zclient.protocol.record import stored_bytes
 
@@ -56,7 +57,11 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
             if parent not in home and not _is_known(state, parent):
                 raise _unknown(state, parent)
         needs.append(inside)
-    return _parents_first(needs)
+    order = _parents_first(needs)
+    for group, is_new in zip(groups, are_new, strict=True):
+        if is_new and "after" in group.options and "batch" in group.options:
+            _refuse_circle(state, groups, home, group.options)
+    return order
 
 
 def _is_known(state: State, parent: bytes) -> bool:
@@ -64,6 +69,37 @@ def _is_known(state: State, parent: bytes) -> bool:
     if state.find(parent) is not None or history.holds(state, parent):
         return True
     return batches.look(state, parent) is not None
+
+
+def _refuse_circle(state: State, groups: list[Group], home: dict[bytes, int], options: Options) -> None:
+    """Raises `Refusal` if a job of a batch would wait for one that waits for this batch. What the jobs of other open
+    batches wait for is not looked at, nor more than so many jobs."""
+    batch = batches.look(state, options["batch"])
+    if batch is None or not (batch.is_parent or any(batch.id in group.options.get("after", ()) for group in groups)):
+        return
+    todo = list(options["after"])
+    seen = set(todo)
+    for parent in islice(todo, limits.CIRCLE_JOBS):  # it grows meanwhile
+        found = None if parent in home else _blocked(state, parent)
+        before = groups[home[parent]].options.get("after", ()) if parent in home else _named_by(found)
+        if batch.id in before and (found is None or batch.id in waits_for(state, found)):
+            text = "a job of a batch cannot wait for others that wait for this batch"
+            raise Refusal("invalid", f"after: {text}: {batch.id.decode()!r}")
+        todo += [one for one in before if one not in seen][: max(0, limits.CIRCLE_JOBS - len(todo))]
+        seen.update(before)
+
+
+def _blocked(state: State, parent: bytes) -> Found | None:
+    """The job, if it is blocked itself; of a step of a workflow the first one, since all wait for the same."""
+    found = state.find(parent)
+    if found is None and plans.is_step_id(parent):
+        found = state.find(plans.job_id(parent, 0))
+    return found if found is not None and found.state is JobState.BLOCKED else None
+
+
+def _named_by(found: Found | None) -> list[bytes]:
+    """The parents of a job, those included that it waits for no more."""
+    return list(found.header.options.get("after", ())) if found is not None else []
 
 
 def _unknown(state: State, parent: bytes) -> Refusal:
