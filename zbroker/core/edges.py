@@ -248,8 +248,11 @@ def leave_parents(state: State, identifier: bytes, options: Options) -> None:
     """The job reads its parents' results no more: those that nobody else can read are deleted."""
     for parent in dict.fromkeys(options.get("after", ())):
         state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
+        # The next child behind is mostly there; from the first one on there may be many that are deleted.
+        if _children(state, parent, identifier) or _children(state, parent, b""):
+            continue
         key = rows.edge_key(parent, b"")
-        if state.view.get("edges", key) is not None and not _children(state, parent, b""):
+        if state.view.get("edges", key) is not None:
             state.tick.rows["edges"][key] = None
 
 
