@@ -246,14 +246,22 @@ def has_children(state: State, parent: bytes) -> bool:
 
 def leave_parents(state: State, identifier: bytes, options: Options) -> None:
     """The job reads its parents' results no more: those that nobody else can read are deleted."""
-    for parent in dict.fromkeys(options.get("after", ())):
-        state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
-        # The next child behind is mostly there; from the first one on there may be many that are deleted.
-        if _children(state, parent, identifier) or _children(state, parent, b""):
-            continue
+    parents = dict.fromkeys(options.get("after", ()))
+    last_of = [parent for parent in parents if not _has_another(state, parent, identifier)]
+    edges = state.tick.rows["edges"]
+    edges.update((rows.edge_key(parent, identifier), None) for parent in parents)
+    for parent in last_of:
         key = rows.edge_key(parent, b"")
         if state.view.get("edges", key) is not None:
-            state.tick.rows["edges"][key] = None
+            edges[key] = None
+
+
+def _has_another(state: State, parent: bytes, child: bytes) -> bool:
+    """Whether the parent has other children. The next one behind is mostly there; from the first one on there may be
+    many that are deleted."""
+    if _children(state, parent, child):
+        return True
+    return any(other != child for other, _ in _children(state, parent, b"", 2))
 
 
 def _children(state: State, parent: bytes, cursor: bytes, most: int = 1) -> list[tuple[bytes, bytes]]:
