@@ -276,7 +276,7 @@ def test_batches_are_shown_listed_and_closed(call: Zclient, broker: str, queue: 
     assert (document["state"], document["done"], document["fired"]) == ("done", 1, ["on_done"])
     assert f"on_done   to {queue}.done: job {batch.id}.done\n" in call("batch", "show", batch.id).out
     head, *rows = call("batch", "list", "--state", "done").out.splitlines()
-    assert head.split() == ["id", "name", "state", "total", "done", "dead", "created"]
+    assert head.split() == ["id", "name", "state", "total", "done", "dead", "cancelled", "created"]
     assert any(row.startswith(batch.id) for row in rows)
     assert batch.id in [one["id"] for one in told(call("batch", "list", "--json"))]
     ended = call("batch", "list", "--limit", "1")
