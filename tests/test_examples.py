@@ -279,6 +279,24 @@ def test_etl(start: Start, endpoint: str, tmp_path: Path) -> None:
     assert report.startswith(f"# {len(records)} packages, {files} files, ")
 
 
+def test_etl_of_other_folders(start: Start, endpoint: str, tmp_path: Path) -> None:
+    """A folder that is named from where the sender stands, and one without packages: the report says what is there."""
+    settings = {"ZBROKER_ENDPOINT": endpoint, "AUDIT": str(tmp_path / "audit.sqlite")}
+    start("zworker", "run", "worker", cwd=EXAMPLES / "etl", **settings)
+    package = tmp_path / "site" / "small-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "RECORD").write_text("small.py,,\ngone.py,,\n", encoding="utf-8")
+    (tmp_path / "site" / "small.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    send = str(EXAMPLES / "etl" / "send.py")
+    *_, told, page = output(sys.executable, send, "site", cwd=tmp_path, **settings)
+    assert told == "1 packages, 1 files, 1 not as installed"
+    report = Path(page.removeprefix("the report: ")).read_text(encoding="utf-8")
+    assert "- small: gone.py is missing" in report
+    *_, told, page = output(sys.executable, send, "empty", cwd=tmp_path, **settings)
+    assert told == "0 packages, 0 files, 0 not as installed"
+
+
 def rows_of(record: Path) -> list[list[str]]:
     with record.open(newline="", encoding="utf-8") as lines:
         return list(csv.reader(lines))

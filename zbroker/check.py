@@ -285,7 +285,7 @@ class _Check:
             self._sizes[header.queue, state] += stored_bytes(record)
             self._expiring[header.queue] += self._expires_at(record, change) > 0
         if "unique" in header.options and state is not State.DEAD:
-            self._read_unique(identifier, header)
+            self._read_unique(identifier, header, change)
 
     def _read_blocked(self, identifier: bytes, header: Header, change: rows.Change) -> None:
         """A blocked job waits for as many parents as it has edges that say so."""
@@ -296,10 +296,10 @@ class _Check:
         else:
             self._report.fault(f"job {_text(identifier)} waits for {change.pending} parents, and has {waits} edges")
 
-    def _read_unique(self, identifier: bytes, header: Header) -> None:
+    def _read_unique(self, identifier: bytes, header: Header, change: rows.Change | None) -> None:
         """A job that goes on has its unique text, unless the text is taken for a time, or until it is delivered, or a
-        later job took its place while it ran."""
-        if "unique_for" in header.options or identifier in self._leased:
+        later job took its place while it ran: that one may be over when it is back in its queue."""
+        if "unique_for" in header.options or identifier in self._leased or (change is not None and change.fence):
             return
         value = self._store.get("unique", rows.unique_key(header.queue, header.options["unique"]))
         if value is None:

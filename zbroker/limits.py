@@ -143,6 +143,9 @@ WHY_BLOCKS = 64
 WHY_LOOKED = 20_000
 """Leased jobs of the queue among which `why` looks for those that hold a key: a few milliseconds."""
 
+CIRCLE_JOBS = 256
+"""Jobs and steps looked at for a circle when a job of a batch waits for others: a few milliseconds."""
+
 TURN_CHILDREN = 128
 """Children of parents that are over, looked at in one turn: a few milliseconds. The rest follow in the next turns."""
 

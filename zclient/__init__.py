@@ -35,6 +35,7 @@ from zclient.errors import (
     UnknownBatch,
     UnknownParent,
     UnsupportedVersion,
+    WorkflowCancelled,
     WrongBroker,
     ZError,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "UnsupportedVersion",
     "Why",
     "Workflow",
+    "WorkflowCancelled",
     "WorkflowHandle",
     "WorkflowStatus",
     "WorkflowSummary",

@@ -63,7 +63,7 @@ class Pipeline:
         self._queue = queue
         self._options = options
         self._timeout_ms = timeout_ms
-        self._jobs = jobs
+        self._jobs = min(jobs, limits.MAX_BATCH_EDGES // (len(options.get("after", ())) or 1))
         self._source = IdSource()
         self._batches: list[Batch] = []
         self._confirmed = IdRuns()

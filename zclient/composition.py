@@ -409,7 +409,7 @@ class Workflow:
         for place in plans.in_order(steps):
             told = steps[place]
             beyond = [far for near in told.after if not steps[near].jobs for far in steps[near].after]
-            steps[place] = told._replace(after=list(dict.fromkeys([*told.after, *beyond])))
+            steps[place] = told._replace(after=list(dict.fromkeys([*told.after, *beyond])), named=len(told.after))
         plan = {"name": self.name, "steps": [list(told) for told in steps]}
         if fault := plans.plan_fault(plan):
             raise InvalidArgument(fault)

@@ -131,6 +131,12 @@ class BatchClosed(Refused):
     code = "batch_closed"
 
 
+class WorkflowCancelled(Refused):
+    """Somebody cancelled the workflow: it is not tried again. ``details["id"]`` names it."""
+
+    code = "workflow_cancelled"
+
+
 class TooManyBatches(Refused):
     """The broker has as many batches and workflows as it may."""
 
@@ -290,6 +296,7 @@ _BY_CODE: dict[str, type[ZError]] = {
         UnknownParent,
         UnknownBatch,
         BatchClosed,
+        WorkflowCancelled,
         TooManyBatches,
         TooManyPeers,
         TooManyQueues,

@@ -39,7 +39,7 @@ class WorkflowHandle:
         """Wait until it is over, and return what each step returned, by name: a value, or a list for a group.
 
         Raises `JobFailed` if jobs are dead: ``details["step"]`` names the step, ``details["id"]`` one of them.
-        Raises `JobCancelled`, `ResultExpired`, and `ResultTimeout` as `Client.result` does. ``steps`` of a large
+        Raises `JobCancelled`, which names a step likewise, `ResultExpired`, and `ResultTimeout`. Steps of a large
         workflow are better read one by one, see `StepHandle.members`.
         """
         told: dict[str, Any] = self._client._collect(self.id.encode(), None, timeout)
@@ -67,7 +67,8 @@ class WorkflowHandle:
     def retry(self, *, timeout: Any = None) -> Bulk:
         """Replay all its dead jobs; what waited for them goes on. ``count`` of the answer is how many they are.
 
-        The broker goes on with it in slices. Raises `NotFound` if no job is dead, `Refused` if it was cancelled.
+        The broker goes on with it in slices. Raises `NotFound` if no job is dead, `WorkflowCancelled`
+        if somebody cancelled it.
         """
         bulk: Bulk = self._client._ask(workflows.retried(self.id.encode()), timeout)
         return bulk

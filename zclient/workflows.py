@@ -33,11 +33,12 @@ WORKFLOW_STATES = ("coming", "running", *OVER)
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
-    """A step as the broker told it.
+    """A step as the broker told it. ``id`` is that of the batch that it is: jobs may be ``after`` it.
 
     ``state`` is ``coming`` or ``blocked`` until the steps in ``after`` are done, then ``running``, then ``done``,
     ``dead`` or ``cancelled``. ``total`` counts its jobs, those that its own jobs added included. ``single``: it is one
-    job, whose result stands for itself.
+    job, whose result stands for itself. ``inputs`` are those of ``after`` that it names itself, whose results its jobs
+    read; it waits for the others since it is after a step without jobs, which is after them.
     """
 
     name: str
@@ -50,6 +51,8 @@ class StepStatus:
     on_parent_death: str = "wait"
     single: bool = False
     jobs: int = 0
+    inputs: tuple[str, ...] = ()
+    id: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -118,6 +121,7 @@ class WorkflowStatus(WorkflowSummary):
     def from_wire(cls, row: dict[str, Any]) -> "WorkflowStatus":
         """From the answer to ``workflow``."""
         names = [step["name"] for step in row["steps"]]
+        identifier = bytes(row["id"])
         steps = {
             step["name"]: StepStatus(
                 name=step["name"],
@@ -130,8 +134,10 @@ class WorkflowStatus(WorkflowSummary):
                 on_parent_death=step["rule"],
                 single=step["single"],
                 jobs=step["jobs"],
+                inputs=tuple(names[place] for place in step["inputs"]),
+                id=plans.step_id(identifier, place).decode(),
             )
-            for step in row["steps"]
+            for place, step in enumerate(row["steps"])
         }
         return cls(**_facts(row), jobs=sum(step.total for step in steps.values()), steps=steps)
 
@@ -258,7 +264,7 @@ def collected(
 ) -> Procedure[Any]:
     """Wait for the end of a workflow, and return the results of its steps by name; with a name, of that step alone.
 
-    Raises what became of it instead: `JobFailed` names a step with dead jobs.
+    Raises what became of it instead: `JobFailed` names a step with dead jobs, `JobCancelled` one with cancelled jobs.
     """
     until_ms = now + timeout_ms
     if name is None:
@@ -341,7 +347,11 @@ def _judged(session: Session, status: WorkflowStatus, chosen: list[StepStatus], 
     name = f"workflow {status.id} ({status.name})"
     bad = next((step for step in (*chosen, *status.steps.values()) if step.dead), None)
     if bad is None or status.state == "cancelled":
-        raise JobCancelled(f"{name} was cancelled", id=status.id)
+        lost = next((step for step in (*chosen, *status.steps.values()) if step.cancelled), None)
+        if lost is None:
+            raise JobCancelled(f"{name} was cancelled", id=status.id)
+        told = f"step {lost.name} of {name}: {lost.cancelled} of {lost.total} jobs were cancelled"
+        raise JobCancelled(told, id=status.id, step=lost.name)
     job = yield from _first_dead(session, status, bad, answer_ms)
     text = f"step {bad.name} of {name}: {bad.dead} of {bad.total} jobs are dead"
     if job is None:

@@ -117,4 +117,4 @@ def inputs_of(batch: bytes, ask: Ask) -> Inputs:
         return Inputs(ask, None, ())
     status: WorkflowStatus = ask(shown(plans.workflow_of(batch)))
     own = list(status.steps.values())[plans.place_of(batch)]
-    return Inputs(ask, status, own.after)
+    return Inputs(ask, status, own.inputs)

@@ -15,8 +15,12 @@ ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 
 
 def audit(folders: list[str]) -> Workflow:
-    """A job for each package, one that gathers what they found, one that writes the report."""
-    records = sorted(str(record) for folder in folders for record in Path(folder).glob("*.dist-info/RECORD"))
+    """A job for each package, one that gathers what they found, one that writes the report.
+
+    The workers may stand in another folder, so what they are told of are whole paths.
+    """
+    places = [Path(folder).resolve() for folder in folders]
+    records = sorted(str(record) for place in places for record in place.glob("*.dist-info/RECORD"))
     run = uuid4().hex
     flow = Workflow("package-audit")
     extract = flow.group("extract", "audit-extract", records)

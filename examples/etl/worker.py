@@ -1,8 +1,11 @@
 """An audit of the Python packages of this machine: is every file still what its package said when it was installed?
 
     zbroker start                 in one terminal
-    zworker run worker            in others, in this folder: as many as you like; kill -9 them as often as you like
+    zworker run worker            in others, in this folder: as many as you like; kill -9 them in the middle
     python send.py                in another one
+
+A killed worker costs its jobs an attempt, of which each has five; three workers lost with a job alone make it dead.
+Then `zclient workflow retry` goes on.
 
 The tables are in audit.sqlite in this folder, or the file that AUDIT names; the report is report.md beside it.
 """
@@ -96,7 +99,7 @@ def report(run: str) -> dict:
     with closing(connect()) as database:
         one = database.execute
         packages, files, size = one(
-            "SELECT count(*), sum(files), sum(bytes) FROM packages WHERE run = ?", (run,)
+            "SELECT count(*), ifnull(sum(files), 0), ifnull(sum(bytes), 0) FROM packages WHERE run = ?", (run,)
         ).fetchone()
         largest = one(
             "SELECT package, version, files, bytes FROM packages WHERE run = ? ORDER BY bytes DESC LIMIT 5", (run,)

@@ -149,6 +149,8 @@ def test_what_comes_after_an_empty_group_is_after_what_that_was_after() -> None:
         "nothing": (0, ["none", "first"]),
         "last": (0, ["nothing", "none", "first"]),
     }
+    told = plans.steps_of(flow.plan())
+    assert [[told[place].name for place in each.inputs] for each in told] == [[], ["first"], ["none"], ["nothing"]]
     assert [len(groups) for _, groups in parts_of(flow).bodies] == [2]
     assert [groups for _, groups in parts_of(group("q", []).workflow()).bodies] == [[]]
 
@@ -273,7 +275,7 @@ def test_a_small_workflow_is_one_message() -> None:
     flow = chord(group("a", [1, 2], priority=3), step("b", "p", on_parent_death="run")).workflow("w")
     parts = parts_of(flow)
     ((plan, groups),) = parts.bodies
-    assert plan == {"name": "w", "steps": [["a", 2, [], "wait", False], ["b", 1, [0], "run", True]]}
+    assert plan == {"name": "w", "steps": [["a", 2, [], "wait", False, 0], ["b", 1, [0], "run", True, 1]]}
     first, second = groups
     wid = parts.id
     assert first.options == {"priority": 3, "batch": wid + b"000"}

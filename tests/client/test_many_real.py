@@ -27,6 +27,13 @@ def test_many_jobs_are_a_sequence_in_their_order(client: Client) -> None:
     assert len(client.send_many("many", [])) == 0
 
 
+def test_many_jobs_after_many_others(client: Client) -> None:
+    """Each PUT has as many jobs as its pairs of job and parent allow."""
+    parents = client.send_many("first", range(1000))
+    children = client.send_many("then", range(25), after=parents)
+    assert client.queue("then")["blocked"] == len(children) == 25
+
+
 def test_the_source_of_payloads_may_use_the_client(client: Client) -> None:
     def payloads() -> Iterator[str]:
         for number in range(30):

@@ -123,6 +123,55 @@ def test_a_job_that_died_and_was_replayed_in_one_turn_has_died() -> None:
     bench.check()
 
 
+def test_a_job_after_a_batch_that_goes_on_again_in_the_same_turn_waits_for_it() -> None:
+    bench, producer, worker = start(max_attempts=1)
+    opened(producer)
+    producer.put("q", "1", **BATCH)
+    closed(producer)
+    worker.nack(take(worker)["1"], "1")
+    assert counters(producer)[0] == "dead"
+    with bench.one_turn():
+        producer.send(m.Order(producer.next_number(), producer.number, "replay", {"ids": [b"1"]}))
+        child = m.Group("q", {"after": [A.encode()]}, [b"child"], [b"p"])
+        producer.send(m.Put(producer.next_number(), producer.number, [child]))
+    assert state_of(producer, "child") == "blocked"
+    assert run_all(worker) == ["1", "child"]
+    bench.check()
+
+
+@pytest.mark.parametrize("added", ["sent", "together", "with the ack"])
+def test_a_circle_through_a_batch_is_refused(added: str) -> None:
+    """A job of the batch that waits for one which waits for the batch, however far away it is."""
+    bench, producer, worker = start()
+    opened(producer)
+    if added == "together":
+        between = m.Group("q", {"after": [A.encode()]}, [b"between"], [b"p"])
+        last = m.Group("q", {"after": [b"between"], **BATCH}, [b"last"], [b"p"])
+        number = producer.next_number()
+        failure = producer.refused(m.Put(number, number, [last, between]))
+        assert (failure.code, A in failure.text) == ("invalid", True)
+        assert rows_of(bench, "jobs") == rows_of(bench, "edges") == []
+        return
+    producer.put("q", "first", **BATCH)
+    held = take(worker)["first"]
+    producer.put("q", "far", after=[A.encode()])
+    producer.put("q", "near", after=[b"far", b"first"])
+    last = m.Group("q", {"after": [b"near"], **BATCH}, [b"last"], [b"p"])
+    if added == "sent":
+        assert put_code(producer, "q", "last", after=[b"near"], **BATCH) == "invalid"
+    else:
+        number = worker.next_number()
+        settlement = m.Settlement(held, m.Outcome.ACK, [b"first"], None)
+        worker.send(m.Settle(number, [settlement], [m.Sent(held, b"first", [last])]))
+        ((_, _, unsent, why),) = worker.value_of(number)["refused"]
+        assert unsent == "unsent" and "others that wait for this batch" in why
+    producer.put("q", "fine", after=[b"first"], **BATCH)
+    worker.ack(held, "first")
+    closed(producer)
+    assert run_all(worker) == ["fine", "far", "near"]
+    bench.check()
+
+
 # ---- every way out of a job
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.core.families import edges, group, parents, run_all, send, state_of, states, unfinished
 from tests.core.harness import Bench, Peer
 from zbroker import limits
+from zbroker.core.tick import View
 from zclient.protocol import messages as m
 
 # ---- ways in which the parent "a" of the queue "q" ends; a worker "w" of capacity 1 serves the queue
@@ -343,4 +344,27 @@ def test_a_parent_that_is_sent_and_not_stored_is_none() -> None:
     bench, producer, _worker = family(False)
     send(producer, group("q", "again", unique="u"), group("next", "child", after="again"))
     assert states(producer, "again child") == ["gone", "cancelled"]
+    bench.check()
+
+
+def test_the_end_of_a_child_does_not_go_through_those_that_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted still costs a store that looks there: the next child behind tells as well that there is one."""
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a")
+    children = [f"c{n:02}" for n in range(40)]
+    producer.put("q", *children, after=[b"a"])
+    worker.ack(worker.job()[1], "a")
+    from_first = []
+    scan = View.scan
+
+    def noted(self: View, space: str, start: bytes, *arguments: bytes, **more: bool) -> Iterator[tuple[bytes, bytes]]:
+        if (space, start) == ("edges", b"a\0\1"):
+            from_first.append(start)
+        return scan(self, space, start, *arguments, **more)
+
+    monkeypatch.setattr(View, "scan", noted)
+    assert run_all(worker) == children
+    assert len(from_first) == 1, "only the last child has nobody behind it"
+    assert list(bench.store.scan("edges", b"", b"\xff")) == []
     bench.check()

@@ -117,6 +117,20 @@ def test_a_job_that_went_to_the_dead_is_not_replaced_there(conflict: str) -> Non
     bench.check()
 
 
+def test_a_job_that_is_back_in_its_queue_may_be_without_its_text() -> None:
+    """Another took it while it ran, and is over: that is no fault of the rows."""
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", unique="x")
+    _, fence = worker.job()
+    worker.send(m.Capacity(0))
+    producer.put("q", "b", unique="x", on_conflict="debounce")
+    worker.release(fence, "a")
+    producer.order("cancel", id=b"b")
+    assert bench.counts("q") == {"ready": 1} and taken(bench) == {}
+    bench.check()
+
+
 # ---- what one PUT may carry
 
 

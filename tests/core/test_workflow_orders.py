@@ -61,7 +61,7 @@ def test_cancel_ends_what_waits_and_tells_what_runs(crashes: bool) -> None:
     if not crashes:
         assert producer.ends()[W] == ("cancelled", None, None)
     assert order(producer, "cancel_workflow") == {"state": "cancelled"}
-    assert refusal(producer, "retry_workflow", id=W.encode())[0] == "conflict"
+    assert refusal(producer, "retry_workflow", id=W.encode())[0] == "workflow_cancelled"
     assert rows_of(bench, "edges") == [] and worker.jobs() == []
     bench.check()
 

@@ -52,6 +52,7 @@ def test_a_chord_runs_its_callback_once_all_are_done(most: int) -> None:
         "jobs": 1,
         "single": True,
         "after": [0],
+        "inputs": [0],
         "rule": "wait",
         "state": "blocked",
         "total": 1,
@@ -244,6 +245,7 @@ def step(*changes: Any) -> dict[str, Any]:
         (plan_of([Step("a"), Step("a")]), "two steps have one name"),
         (plan_of([Step("a", 60_000), Step("b", 60_000)]), "at most 100000 jobs"),
         (plan_of([Step("a"), Step("b", 1, "a a")]), "names a step twice"),
+        ({"name": "w", "steps": [["a", 1, [], "wait", False, 1]]}, "named is how many of the 0 steps"),
         (plan_of([Step("x"), Step("a", 1, "x b"), Step("b", 1, "c"), Step("c", 1, "a")]), "circle: a, b, c"),
         (plan_of([Step("a"), *(Step(f"b{n}", 90_000 // 9, "a") for n in range(9))]), ""),
     ],
@@ -325,6 +327,36 @@ def test_limits_hold_for_workflows_as_for_any_job() -> None:
     assert state_of(producer) == "running"
 
 
+def test_limits_hold_for_all_parts_together_also_over_a_restart() -> None:
+    bench, producer = start()
+    producer.order("set", queue="f", options={"max_jobs": 5})
+    first, second, third, last = messages_of([Step("fetch", 8, queue="f")], most=2)
+    assert all(isinstance(answer, m.Ok) for answer in send(producer, first, second))
+    bench.crash()
+    producer = bench.producer("again")
+    assert code(producer, third) == ("queue_full", "6 jobs at once are more than may wait in queue f (max_jobs 5)")
+    producer.order("set", queue="f", options={"max_jobs": 8})
+    producer.put("f", "other")
+    assert isinstance(send(producer, third)[0], m.Ok)
+    assert code(producer, last) == ("queue_full", "1 jobs wait in queue f, and 8 more would be above max_jobs 8")
+    assert run_all(bench.worker("w", "f")) == ["other"]
+    assert isinstance(send(producer, last)[0], m.Ok)
+    assert state_of(producer) == "running"
+    bench.check()
+
+
+def test_limits_of_queues_of_earlier_parts_hold_when_the_last_one_decides() -> None:
+    bench, producer = start()
+    producer.order("set", queue="f", options={"max_jobs": 3})
+    first, last = messages_of(CHORD, most=3)
+    assert isinstance(send(producer, first)[0], m.Ok)
+    producer.put("f", "meanwhile")
+    assert code(producer, last)[0] == "queue_full"
+    assert run_all(bench.worker("w", "f")) == ["meanwhile"]
+    assert isinstance(send(producer, last)[0], m.Ok)
+    bench.check()
+
+
 def test_there_are_so_many_workflows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BATCHES", 1)
     bench, producer = start()
@@ -349,6 +381,21 @@ def test_a_job_from_outside_may_be_after_a_step_and_none_may_join_it() -> None:
     assert put_code(producer, "f", "x", batch=first) == "batch_closed"
     run_all(bench.worker("w", "f", "r"))
     assert run_all(bench.worker("v", "other")) == ["child"]
+    bench.check()
+
+
+def test_what_a_handler_adds_to_its_step_cannot_wait_for_a_later_one() -> None:
+    bench, producer = start()
+    sent(producer, [Step("a", queue="a"), Step("b", 1, "a"), Step("c", 1, "b")])
+    worker = bench.worker("w", "a")
+    ((identifier, fence),) = worker.jobs()
+    options = {"batch": step_id(W.encode(), 0), "after": [step_id(W.encode(), 2)]}
+    settlement = m.Settlement(fence, m.Outcome.ACK, [identifier.encode()], None)
+    number = worker.next_number()
+    added = m.Sent(fence, identifier.encode(), [m.Group("a", options, [b"added"], [b"p"])])
+    worker.send(m.Settle(number, [settlement], [added]))
+    ((_, _, unsent, why),) = worker.value_of(number)["refused"]
+    assert unsent == "unsent" and "others that wait for this batch" in why
     bench.check()
 
 

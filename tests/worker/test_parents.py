@@ -104,7 +104,7 @@ def test_an_async_client_sends_jobs_after_others(broker: str, queue: str) -> Non
             first = await client.send(queue)
             second = await client.send(queue, after=[first])
             assert (await second.status()).state == "blocked"
-            with pytest.raises(UnknownParent, match="nobody knows a job 'nobody'") as caught:
+            with pytest.raises(UnknownParent, match="nobody knows a job or batch 'nobody'") as caught:
                 await client.send(queue, after=[first, "nobody"])
             assert caught.value.details["id"] == "nobody"
 

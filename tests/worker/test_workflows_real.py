@@ -20,10 +20,11 @@ from zclient import (
     Piece,
     QueueClosed,
     QueueFull,
-    Refused,
     ResultExpired,
     ResultTimeout,
+    UnknownParent,
     Workflow,
+    WorkflowCancelled,
     chain,
     chord,
     group,
@@ -106,11 +107,17 @@ def test_a_chord_of_200_with_results_by_name(client: Client, queue: str, tasks: 
         "doubles": [2 * number for number in range(200)],
         "none": [],
         "total": 39_800,
-        # What is after an empty group is after what that was after.
-        "told": {"total": "int 39800", "none": [], "doubles": [str(2 * number) for number in range(200)]},
+        # What is after an empty group waits for what that was after, and does not read it.
+        "told": {"total": "int 39800", "none": []},
     }
     assert client.workflow(run.id).results(timeout=WAIT_S) == results
-    assert run["told"].status().state == "done"
+    behind = client.send(queue + ".total", after=run["doubles"].status().id)
+    assert behind.result(timeout=WAIT_S) == 0  # it belongs to no workflow: no inputs
+    with pytest.raises(UnknownParent, match=f"'{run.id}' is a workflow; a parent is a step of it"):
+        client.send(queue + ".total", after=run)
+    status = run["told"].status()
+    assert status.state == "done"
+    assert (status.after, status.inputs) == (("total", "none", "doubles"), ("total", "none"))
     jobs = run["doubles"].jobs()
     assert len(jobs) == 200 and [job.result(timeout=WAIT_S) for job in jobs[7:9]] == [14, 16]
     members = list(run["doubles"].members())
@@ -204,6 +211,12 @@ def test_other_rules_for_a_step_after_a_dead_one(client: Client, queue: str, tas
     }
     first, second = run["part"].members()
     assert (first.state, second.state) == ("dead", "done")
+    tasks.bad = set()
+    assert run.retry().count == 3
+    assert run.wait(timeout=WAIT_S).dead == 1  # the sum of errors again
+    client.drop([run["behind"].jobs()[0].id])
+    with pytest.raises(JobCancelled, match=r"step given up of workflow .* 1 of 1 jobs were cancelled"):
+        run.results(timeout=WAIT_S)
 
 
 def test_the_whole_is_cancelled_and_running_jobs_are_told(client: Client, queue: str, tasks: Tasks) -> None:
@@ -218,10 +231,11 @@ def test_the_whole_is_cancelled_and_running_jobs_are_told(client: Client, queue:
     assert tasks.told.is_set()
     assert (status.state, status.cancelled, status.done) == ("cancelled", 22, 0)
     for wrong in (run.results, run["total"].result):
-        with pytest.raises(JobCancelled, match="endless"):
+        with pytest.raises(JobCancelled, match=r"endless.*jobs were cancelled") as cancelled:
             wrong(timeout=WAIT_S)
+        assert cancelled.value.details["step"] == ("waits" if wrong == run.results else "total")
     assert run.cancel() == "cancelled"
-    with pytest.raises(Refused, match="was cancelled"):
+    with pytest.raises(WorkflowCancelled, match="was cancelled"):
         run.retry()
     assert "total" not in tasks.runs
 

@@ -22,6 +22,7 @@ from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
+from zclient.protocol import plans
 from zclient.protocol.messages import Group
 from zclient.protocol.record import stored_bytes
 
@@ -54,10 +55,13 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
             raise Refusal("invalid", "after: a job cannot wait for itself, or for one that it is sent with as its like")
         for parent in parents if are_new[place] else ():
             if parent not in home and not _is_known(state, parent):
-                text = parent.decode(errors="backslashreplace")
-                raise Refusal("unknown_parent", f"after: nobody knows a job {text!r}", id=text)
+                raise _unknown(state, parent)
         needs.append(inside)
-    return _parents_first(needs)
+    order = _parents_first(needs)
+    for group, is_new in zip(groups, are_new, strict=True):
+        if is_new and "after" in group.options and "batch" in group.options:
+            _refuse_circle(state, groups, home, group.options)
+    return order
 
 
 def _is_known(state: State, parent: bytes) -> bool:
@@ -65,6 +69,45 @@ def _is_known(state: State, parent: bytes) -> bool:
     if state.find(parent) is not None or history.holds(state, parent):
         return True
     return batches.look(state, parent) is not None
+
+
+def _refuse_circle(state: State, groups: list[Group], home: dict[bytes, int], options: Options) -> None:
+    """Raises `Refusal` if a job of a batch would wait for one that waits for this batch. What the jobs of other open
+    batches wait for is not looked at, nor more than so many jobs."""
+    batch = batches.look(state, options["batch"])
+    if batch is None or not (batch.is_parent or any(batch.id in group.options.get("after", ()) for group in groups)):
+        return
+    todo = list(options["after"])
+    seen = set(todo)
+    for parent in islice(todo, limits.CIRCLE_JOBS):  # it grows meanwhile
+        found = None if parent in home else _blocked(state, parent)
+        before = groups[home[parent]].options.get("after", ()) if parent in home else _named_by(found)
+        if batch.id in before and (found is None or batch.id in waits_for(state, found)):
+            text = "a job of a batch cannot wait for others that wait for this batch"
+            raise Refusal("invalid", f"after: {text}: {batch.id.decode()!r}")
+        todo += [one for one in before if one not in seen][: max(0, limits.CIRCLE_JOBS - len(todo))]
+        seen.update(before)
+
+
+def _blocked(state: State, parent: bytes) -> Found | None:
+    """The job, if it is blocked itself; of a step of a workflow the first one, since all wait for the same."""
+    found = state.find(parent)
+    if found is None and plans.is_step_id(parent):
+        found = state.find(plans.job_id(parent, 0))
+    return found if found is not None and found.state is JobState.BLOCKED else None
+
+
+def _named_by(found: Found | None) -> list[bytes]:
+    """The parents of a job, those included that it waits for no more."""
+    return list(found.header.options.get("after", ())) if found is not None else []
+
+
+def _unknown(state: State, parent: bytes) -> Refusal:
+    """Why this cannot be a parent."""
+    text = parent.decode(errors="backslashreplace")
+    if state.view.get("workflows", parent) is not None:
+        return Refusal("unknown_parent", f"after: {text!r} is a workflow; a parent is a step of it, by its id", id=text)
+    return Refusal("unknown_parent", f"after: nobody knows a job or batch {text!r}", id=text)
 
 
 def _parents_first(needs: list[set[int]]) -> list[int]:
@@ -114,7 +157,7 @@ def _state_of(state: State, parent: bytes) -> tuple[str, bytes | None]:
     ended = history.find(state, parent)
     if ended is None:
         batch = batches.look(state, parent)
-        return (batch.end if batch is not None else GONE), None
+        return (GONE if batch is None else batch.end if batch.is_settled else ""), None
     return (DONE, ended.result) if ended.row.state == JobState.DONE else (GONE, None)
 
 
@@ -203,11 +246,22 @@ def has_children(state: State, parent: bytes) -> bool:
 
 def leave_parents(state: State, identifier: bytes, options: Options) -> None:
     """The job reads its parents' results no more: those that nobody else can read are deleted."""
-    for parent in dict.fromkeys(options.get("after", ())):
-        state.tick.rows["edges"][rows.edge_key(parent, identifier)] = None
+    parents = dict.fromkeys(options.get("after", ()))
+    last_of = [parent for parent in parents if not _has_another(state, parent, identifier)]
+    edges = state.tick.rows["edges"]
+    edges.update((rows.edge_key(parent, identifier), None) for parent in parents)
+    for parent in last_of:
         key = rows.edge_key(parent, b"")
-        if state.view.get("edges", key) is not None and not _children(state, parent, b""):
-            state.tick.rows["edges"][key] = None
+        if state.view.get("edges", key) is not None:
+            edges[key] = None
+
+
+def _has_another(state: State, parent: bytes, child: bytes) -> bool:
+    """Whether the parent has other children. The next one behind is mostly there; from the first one on there may be
+    many that are deleted."""
+    if _children(state, parent, child):
+        return True
+    return any(other != child for other, _ in _children(state, parent, b"", 2))
 
 
 def _children(state: State, parent: bytes, cursor: bytes, most: int = 1) -> list[tuple[bytes, bytes]]:

@@ -39,14 +39,15 @@ def take(state: State, message: m.Workflow) -> None:
     if flow.parts != message.parts or message.part != len(flow.taken):
         expected = f"part {len(flow.taken)} of {flow.parts} is to come next"
         raise Refusal("invalid", f"{expected}, not part {message.part} of {message.parts}")
-    came = _judge(state, message, steps, flow.came)
+    came, coming = _judge(state, message, steps, flow)
     is_last = message.part == message.parts - 1
     if is_last:
         _refuse_incomplete(steps, came)
     is_small = message.parts == 1 and _weight(message, steps) <= limits.WORKFLOW_AT_ONCE
     if is_last and not is_small:
         refuse_if_busy(state)
-    _take(state, flow, message, steps, came, told)
+    flow.came, flow.coming = came, coming
+    _take(state, flow, message, steps, told)
     if is_last:
         _decide(state, flow, steps)
         if is_small:
@@ -80,21 +81,21 @@ def _begun(state: State, message: m.Workflow) -> list[Step]:
     return steps_of(message.plan)
 
 
-def _judge(state: State, message: m.Workflow, steps: list[Step], came: list[int]) -> list[int]:
-    """Judge the jobs of a part as a PUT, and against the plan; how many of each step have come with it."""
-    came = list(came)
+def _judge(state: State, message: m.Workflow, steps: list[Step], flow: Workflow) -> tuple[list[int], put.Coming]:
+    """Judge the jobs of a part as a PUT, together with those of the parts before where a queue has limits, and against
+    the plan. How many of each step have come with it, and what has come for queues with limits."""
+    came = list(flow.came)
     for group in message.groups:
         _agree(message.id, group, steps, came)
     if not message.groups:
         put.refuse_for_now(state)
-        return came
+        return came, flow.coming
     plans = put.judge(state, message.groups)
     known = put.existing(state, message.groups)
     if known:
         text = min(known).decode()
         raise Refusal("duplicate_id", f"another job has the id {text!r}", id=text)
-    put.refuse_if_full(state, message.groups, plans)
-    return came
+    return came, put.refuse_if_full(state, message.groups, plans, flow.coming)
 
 
 def _agree(workflow: bytes, group: Group, steps: list[Step], came: list[int]) -> None:
@@ -146,12 +147,12 @@ def _weight_of(group: Group) -> int:
     return len(group.ids) * (1 + len(group.options.get("after", ())))
 
 
-def _take(state: State, flow: Workflow, message: m.Workflow, steps: list[Step], came: list[int], told: bytes) -> None:
+def _take(state: State, flow: Workflow, message: m.Workflow, steps: list[Step], told: bytes) -> None:
     """Lay a part aside."""
     if not message.part:
         callbacks.count(state, 1)
         state.tick.rows["workflows"][rows.plan_key(flow.id)] = rows.pack(steps)
-    flow.came, flow.came_ms = came, state.wall
+    flow.came_ms = state.wall
     flow.taken = [*flow.taken, told]
     for group in message.groups:
         state.queue(group.queue)  # there it is when the jobs are stored
@@ -190,7 +191,7 @@ def _cut(group: Group, start: int, stop: int) -> Group:
 
 def _decide(state: State, flow: Workflow, steps: list[Step]) -> None:
     """All of it came: from this commit on the workflow is there."""
-    flow.state, flow.came, flow.ends = RUNNING, [], bytes(len(steps))
+    flow.state, flow.came, flow.coming, flow.ends = RUNNING, [], {}, bytes(len(steps))
     state.flows[flow.id] = flow
     for place, step in enumerate(steps):
         identifier = step_id(flow.id, place)
@@ -226,7 +227,7 @@ def retry(state: State, arguments: dict[str, Any]) -> dict[str, int]:
     flow = workflows.needed(state, arguments.get("id"))
     text = flow.id.decode()
     if batches.is_stopped(state, flow.id):
-        raise Refusal("conflict", f"the workflow {text!r} was cancelled", id=text)
+        raise Refusal("workflow_cancelled", f"the workflow {text!r} was cancelled", id=text)
     dead = sum(batch.dead for batch in workflows.batches_of(state, flow))
     if not dead:
         raise Refusal("not_found", f"no job of the workflow {text!r} is dead")

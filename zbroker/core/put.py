@@ -167,9 +167,14 @@ def refuse_new_queue(state: State, name: str) -> None:
         raise Refusal("too_many_queues", f"the broker has {len(state.queues)} queues, as many as it may")
 
 
-def refuse_if_full(state: State, groups: list[Group], plans: list[Plan]) -> None:
-    """Raises `Refusal` if these jobs would bring a queue above its limits."""
-    coming: dict[str, tuple[int, int]] = {}
+Coming = dict[str, tuple[int, int]]
+"""By how many jobs and bytes queues with a limit will grow."""
+
+
+def refuse_if_full(state: State, groups: list[Group], plans: list[Plan], before: Coming | None = None) -> Coming:
+    """Raises `Refusal` if these jobs would bring a queue above its limits, together with those that came ``before``
+    and are not stored yet; returns by how much all of them are more."""
+    coming: Coming = dict(before or {})
     for group, plan in zip(groups, plans, strict=True):
         queue = state.queues.get(group.queue)
         policy = queue.policy if queue is not None else state.policy(group.queue, {})
@@ -179,13 +184,17 @@ def refuse_if_full(state: State, groups: list[Group], plans: list[Plan]) -> None
         if not more and larger <= 0:
             continue
         jobs, size = coming.get(group.queue, (0, 0))
-        coming[group.queue] = jobs, size = jobs + more, size + larger
+        coming[group.queue] = jobs + more, size + larger
+    for name, (jobs, size) in coming.items():
+        queue = state.queues.get(name)
+        policy = queue.policy if queue is not None else state.policy(name, {})
         waiting_jobs = queue.counts.waiting_jobs if queue is not None else 0
         waiting_bytes = queue.counts.waiting_bytes if queue is not None else 0
         if policy.max_jobs and waiting_jobs + jobs > policy.max_jobs:
-            raise _full(group.queue, "jobs", waiting_jobs, jobs, policy.max_jobs)
+            raise _full(name, "jobs", waiting_jobs, jobs, policy.max_jobs)
         if policy.max_bytes and waiting_bytes + size > policy.max_bytes:
-            raise _full(group.queue, "bytes", waiting_bytes, size, policy.max_bytes)
+            raise _full(name, "bytes", waiting_bytes, size, policy.max_bytes)
+    return coming
 
 
 def _full(queue: str, what: str, there: int, coming: int, most: int) -> Refusal:

@@ -38,6 +38,7 @@ class Workflow:
     came: list[int] = field(default_factory=list)  # while it comes: how many jobs of each step did
     ends: bytes = b""  # how each step has ended
     retries: int = 0  # orders to retry it that are under way
+    coming: dict[str, tuple[int, int]] = field(default_factory=dict)  # while it comes: as `put.Coming`
 
     def row(self) -> bytes:
         return rows.pack(  # type: ignore[no-any-return]
@@ -54,6 +55,7 @@ class Workflow:
                 self.came,
                 self.ends,
                 self.retries,
+                self.coming,
             )
         )
 
@@ -172,6 +174,7 @@ def told_with_steps(state: State, flow: Workflow) -> dict[str, Any]:
                 "jobs": step.jobs,
                 "single": step.single,
                 "after": step.after,
+                "inputs": step.inputs,
                 "rule": step.rule,
                 "state": _state_of_step(flow, step, batch),
                 "total": batch.total if batch is not None else step.jobs,

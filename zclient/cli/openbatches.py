@@ -29,8 +29,11 @@ def list_batches(state: str | None, limit: int) -> None:
     if settings().json:
         output.print_json([asdict(one) for one in found[:limit]])
     elif found:
-        columns = ("id", "name", "state", "total", "done", "dead", "created")
-        rows = [(one.id, one.name, one.state, one.total, one.done, one.dead, one.created_at) for one in found[:limit]]
+        columns = ("id", "name", "state", "total", "done", "dead", "cancelled", "created")
+        rows = [
+            (one.id, one.name, one.state, one.total, one.done, one.dead, one.cancelled, one.created_at)
+            for one in found[:limit]
+        ]
         output.print_table(columns, rows)
     else:
         output.print_note("there are none")

@@ -24,20 +24,28 @@ class Step(NamedTuple):
     after: list[int]  # places in the plan of the steps that it waits for
     rule: str  # what becomes of its jobs when one of them ends badly: as ``on_parent_death``
     single: bool  # one job, and not a group of one: its result stands for itself
+    named: int | None = None  # how many of `after` it names itself, the first ones; None for all
+
+    @property
+    def inputs(self) -> list[int]:
+        """The steps whose results its jobs read: not those that it waits for only since one without jobs would."""
+        return self.after[: self.named]
 
 
 def workflow_id_fault(identifier: bytes) -> str | None:
     """Why ``identifier`` cannot be a workflow's, or None if it can: 12 digits of Unix ms, and 10 of chance."""
     if _WORKFLOW_ID.fullmatch(identifier):
         return None
-    return f"the id of a workflow has {limits.WORKFLOW_ID_BYTES} lowercase hexadecimal digits, not {identifier!r:.80}"
+    digits = f"{limits.WORKFLOW_ID_BYTES} lowercase hexadecimal digits"
+    return f"the id of a workflow has {digits}, not {identifier.decode(errors='backslashreplace')!r:.80}"
 
 
 def batch_id_fault(identifier: bytes) -> str | None:
     """Why ``identifier`` cannot be a batch's that somebody opens, or None if it can."""
     if _BATCH_ID.fullmatch(identifier):
         return None
-    return f"the id of a batch has {limits.MADE_ID_BYTES} lowercase hexadecimal digits, not {identifier!r:.80}"
+    digits = f"{limits.MADE_ID_BYTES} lowercase hexadecimal digits"
+    return f"the id of a batch has {digits}, not {identifier.decode(errors='backslashreplace')!r:.80}"
 
 
 def step_id(workflow: bytes, step: int) -> bytes:
@@ -100,9 +108,9 @@ def plan_fault(plan: dict[str, Any]) -> str | None:
 
 
 def _step_fault(step: Any, steps: int) -> str | None:
-    if type(step) not in (list, tuple) or len(step) != 5:
-        return "a step is [name, jobs, after, rule, single]"
-    name, jobs, after, rule, single = step
+    if type(step) not in (list, tuple) or len(step) not in (5, 6):
+        return "a step is [name, jobs, after, rule, single, named]"
+    name, jobs, after, rule, single, *more = step
     if type(name) is not str or not 1 <= len(name) <= limits.MAX_NAME_CHARS or not name.isprintable():
         return f"the name of a step is a printable text of 1 to {limits.MAX_NAME_CHARS} characters, not {name!r:.40}"
     if type(jobs) is not int or not 0 <= jobs <= limits.MAX_WORKFLOW_JOBS or type(single) is not bool:
@@ -113,6 +121,8 @@ def _step_fault(step: Any, steps: int) -> str | None:
         return f"step {name}: its rule is one of {', '.join(PARENT_RULES)}, not {rule!r:.40}"
     if type(after) is not list or not all(type(other) is int and 0 <= other < steps for other in after):
         return f"step {name}: after is a list of places in the plan, 0 to {steps - 1}"
+    if more and more[0] is not None and (type(more[0]) is not int or not 0 <= more[0] <= len(after)):
+        return f"step {name}: named is how many of the {len(after)} steps it names itself"
     return f"step {name}: after names a step twice" if len(set(after)) < len(after) else None
 
 
