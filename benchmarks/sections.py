@@ -96,8 +96,6 @@ MAKERS: dict[str, Callable[[int], Section]] = {
     "tasks": lambda jobs: no_op_tasks(jobs // 4),
     "latency-100": lambda jobs: latency(100, ("zbroker",)),
     "latency-500": lambda jobs: latency(500, ("zbroker", "Dramatiq, RabbitMQ", "Celery, RabbitMQ", "taskiq", "Huey")),
-    "latency-2000": lambda jobs: latency(2000, ("zbroker",)),
-    "latency-10000": lambda jobs: latency(10_000, ("zbroker",)),
     "calls": lambda jobs: calls(jobs // 100),
     "payloads": payloads,
     "groups": lambda jobs: groups(jobs // 10),
