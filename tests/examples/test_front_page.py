@@ -23,7 +23,7 @@ def one_line(block: str) -> list[str]:
 
 def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None:
     install, start_broker, run_worker, send, look, say = blocks("Quickstart", "sh")
-    tasks, program = blocks("Quickstart", "python")
+    tasks, program, workflow = blocks("Quickstart", "python")
     assert one_line(install) == ["pip", "install", "."]  # tried by `make build`
 
     (tmp_path / "tasks.py").write_text(tasks, encoding="utf-8")
@@ -48,6 +48,9 @@ def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None
         ["key_limit", "1", "set"],
         ["rate", "100", "set"],
     ]
+
+    workflow = workflow.replace("tcp://127.0.0.1:5555", endpoint)
+    assert output(sys.executable, "-c", workflow, cwd=tmp_path) == ["Hello, Ada! Hello, Grace!"]
 
 
 def test_two_hosts_work_as_they_stand(start: Start, tmp_path: Path) -> None:
