@@ -406,7 +406,7 @@ class Workflow:
                 if name not in places:
                     raise InvalidArgument(f"step {one.name} is after {name}, which is no step of workflow {self.name}")
             steps.append(plans.Step(one.name, one.jobs, [places[name] for name in one.after], one.rule, one.single))
-        for place in plans.in_order(steps):
+        for place in plans.in_order([step.after for step in steps]):
             told = steps[place]
             beyond = [far for near in told.after if not steps[near].jobs for far in steps[near].after]
             steps[place] = told._replace(after=list(dict.fromkeys([*told.after, *beyond])), named=len(told.after))

@@ -57,7 +57,9 @@ def judge(state: State, groups: list[Group], are_new: list[bool]) -> list[int]:
             if parent not in home and not _is_known(state, parent):
                 raise _unknown(state, parent)
         needs.append(inside)
-    order = _parents_first(needs)
+    order = plans.in_order(needs)
+    if len(order) < len(needs):
+        raise Refusal("invalid", "after: the jobs wait for each other in a circle")
     for group, is_new in zip(groups, are_new, strict=True):
         if is_new and "after" in group.options and "batch" in group.options:
             _refuse_circle(state, groups, home, group.options)
@@ -108,24 +110,6 @@ def _unknown(state: State, parent: bytes) -> Refusal:
     if state.view.get("workflows", parent) is not None:
         return Refusal("unknown_parent", f"after: {text!r} is a workflow; a parent is a step of it, by its id", id=text)
     return Refusal("unknown_parent", f"after: nobody knows a job or batch {text!r}", id=text)
-
-
-def _parents_first(needs: list[set[int]]) -> list[int]:
-    """The groups in an order in which each comes after those that it needs."""
-    needed_by: list[list[int]] = [[] for _ in needs]
-    for place, others in enumerate(needs):
-        for other in others:
-            needed_by[other].append(place)
-    left = [len(others) for others in needs]
-    order = [place for place, others in enumerate(needs) if not others]
-    for place in order:  # it grows meanwhile
-        for waiting_for in needed_by[place]:
-            left[waiting_for] -= 1
-            if not left[waiting_for]:
-                order.append(waiting_for)
-    if len(order) < len(needs):
-        raise Refusal("invalid", "after: the jobs wait for each other in a circle")
-    return order
 
 
 def link(state: State, ids: list[bytes], options: Options) -> tuple[int, bytes | None]:

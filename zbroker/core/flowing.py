@@ -20,7 +20,7 @@ from zbroker.core.works import Work, begin, refuse_if_busy
 from zclient.protocol import limits as wire
 from zclient.protocol import messages as m
 from zclient.protocol.messages import Group
-from zclient.protocol.plans import Step, job_ids, plan_fault, step_id, steps_of
+from zclient.protocol.plans import Step, is_step_id, job_ids, place_of, plan_fault, step_id, steps_of, workflow_of
 
 
 def take(state: State, message: m.Workflow) -> None:
@@ -48,7 +48,12 @@ def take(state: State, message: m.Workflow) -> None:
         refuse_if_busy(state)
     flow.came, flow.coming = came, coming
     _take(state, flow, message, steps, told)
-    if is_last:
+    if not is_small:
+        _lay_aside(state, flow, message)
+    if not is_last:
+        workflows.save(state, flow)
+        callbacks.keep_until(state, flow.id, state.wall + limits.STAGED_KEPT_MS)
+    else:
         _decide(state, flow, steps)
         if is_small:
             store_groups(state, message.groups)
@@ -121,13 +126,10 @@ def _agree(workflow: bytes, group: Group, steps: list[Step], came: list[int]) ->
 
 def _place_of(workflow: bytes, batch: Any, steps: int) -> int | None:
     """The place in the plan of the step that has this id."""
-    if type(batch) is not bytes or not batch.startswith(workflow):
+    if type(batch) is not bytes or not is_step_id(batch) or workflow_of(batch) != workflow:
         return None
-    digits = batch[len(workflow) :]
-    place = (
-        int(digits, 16) if len(digits) == 3 and digits.isalnum() and digits.strip(b"0123456789abcdef") == b"" else -1
-    )
-    return place if 0 <= place < steps else None
+    place = place_of(batch)
+    return place if place < steps else None
 
 
 def _refuse_incomplete(steps: list[Step], came: list[int]) -> None:
@@ -148,7 +150,7 @@ def _weight_of(group: Group) -> int:
 
 
 def _take(state: State, flow: Workflow, message: m.Workflow, steps: list[Step], told: bytes) -> None:
-    """Lay a part aside."""
+    """Note that a part came."""
     if not message.part:
         callbacks.count(state, 1)
         state.tick.rows["workflows"][rows.plan_key(flow.id)] = rows.pack(steps)
@@ -156,13 +158,12 @@ def _take(state: State, flow: Workflow, message: m.Workflow, steps: list[Step], 
     flow.taken = [*flow.taken, told]
     for group in message.groups:
         state.queue(group.queue)  # there it is when the jobs are stored
-    is_last = message.part == message.parts - 1
-    if not (is_last and message.parts == 1 and _weight(message, steps) <= limits.WORKFLOW_AT_ONCE):
-        for n, groups in enumerate(_slices(message.groups)):
-            state.tick.rows["workflows"][rows.staged_key(flow.id, message.part, n)] = rows.pack(groups)
-    if not is_last:
-        workflows.save(state, flow)
-        callbacks.keep_until(state, flow.id, state.wall + limits.STAGED_KEPT_MS)
+
+
+def _lay_aside(state: State, flow: Workflow, message: m.Workflow) -> None:
+    """Keep the jobs of a part until they are stored."""
+    for n, groups in enumerate(_slices(message.groups)):
+        state.tick.rows["workflows"][rows.staged_key(flow.id, message.part, n)] = rows.pack(groups)
 
 
 def _slices(groups: list[Group]) -> Iterator[list[Group]]:

@@ -134,7 +134,7 @@ def _held(state: State, flow: Workflow) -> list[bool]:
     """Which steps wait for a dead one, or for one that does: none of their jobs can run before a replay."""
     steps = plan_of(state, flow.id)
     held = [False] * len(steps)
-    for place in in_order(steps):
+    for place in in_order([step.after for step in steps]):
         step = steps[place]
         if flow.ends[place] == _GOES_ON:
             held[place] = any(

@@ -5,12 +5,14 @@ knows the plan knows all of them. It decides nothing about jobs.
 """
 
 import re
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from zclient.protocol import limits
 from zclient.protocol.options import PARENT_RULES
 
 _WORKFLOW_ID = re.compile(rb"[0-9a-f]{%d}" % limits.WORKFLOW_ID_BYTES)
+_STEP_ID = re.compile(rb"[0-9a-f]{%d}" % (limits.WORKFLOW_ID_BYTES + 3))
 _BATCH_ID = re.compile(rb"[0-9a-f]{%d}" % limits.MADE_ID_BYTES)
 STEP_ID_BYTES = limits.WORKFLOW_ID_BYTES + 3
 """The length of the id of a step."""
@@ -55,7 +57,7 @@ def step_id(workflow: bytes, step: int) -> bytes:
 
 def is_step_id(identifier: bytes) -> bool:
     """Whether this is how the id of a step looks."""
-    return len(identifier) == STEP_ID_BYTES and _WORKFLOW_ID.match(identifier) is not None
+    return _STEP_ID.fullmatch(identifier) is not None
 
 
 def workflow_of(step: bytes) -> bytes:
@@ -128,18 +130,18 @@ def _step_fault(step: Any, steps: int) -> str | None:
 
 def _circle(steps: list[Step]) -> list[str]:
     """The names of the steps that can never begin, a few of them; empty if all can."""
-    begun = in_order(steps)
+    begun = in_order([step.after for step in steps])
     stuck = set(range(len(steps))).difference(begun)
     return [steps[place].name for place in sorted(stuck)][:10]
 
 
-def in_order(steps: list[Step]) -> list[int]:
-    """The places of the steps, each behind those that it is after; steps of a circle, and behind one, are left out."""
-    needed_by: list[list[int]] = [[] for _ in steps]
-    for place, step in enumerate(steps):
-        for other in step.after:
+def in_order(after: Sequence[Collection[int]]) -> list[int]:
+    """The places of what comes after others, each behind those; what is in a circle, or behind one, is left out."""
+    needed_by: list[list[int]] = [[] for _ in after]
+    for place, others in enumerate(after):
+        for other in others:
             needed_by[other].append(place)
-    left = [len(step.after) for step in steps]
+    left = [len(others) for others in after]
     order = [place for place, others in enumerate(left) if not others]
     for place in order:  # it grows meanwhile
         for waiting in needed_by[place]:
