@@ -1,11 +1,13 @@
 """How these tests run `zclient`: in this process where that is enough, as a real one where signals and pipes count."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -97,3 +99,22 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.start()
     yield process.endpoint
     process.end()
+
+
+@pytest.fixture
+def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
+    """Runs `zclient` against the real broker."""
+    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
+    return zclient
+
+
+@pytest.fixture
+def queue(request: pytest.FixtureRequest) -> str:
+    """A queue of this test's own."""
+    return str(request.node.name).translate(str.maketrans("[]", "::"))
+
+
+def told(ended: Ended) -> Any:
+    """The one JSON document on stdout of a run that went well."""
+    assert (ended.code, ended.err) == (0, "")
+    return json.loads(ended.out)

@@ -1,31 +1,9 @@
 """The options of jobs and queues on the command line, against a real broker."""
 
-import json
 import threading
 
-import pytest
-
-from tests.cli.conftest import Ended, Zclient
+from tests.cli.conftest import Zclient, told
 from zworker import Consumer
-
-
-@pytest.fixture
-def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
-    """Runs `zclient` against the real broker."""
-    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
-    return zclient
-
-
-@pytest.fixture
-def queue(request: pytest.FixtureRequest) -> str:
-    """A queue of this test's own."""
-    return str(request.node.name)
-
-
-def told(ended: Ended) -> object:
-    """The one JSON document on stdout of a run that went well."""
-    assert (ended.code, ended.err) == (0, "")
-    return json.loads(ended.out)
 
 
 def test_a_queue_is_set_shown_and_unset(call: Zclient, queue: str) -> None:

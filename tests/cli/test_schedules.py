@@ -5,21 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Ended, Zclient
+from tests.cli.conftest import Zclient, told
 from zclient import Client
-
-
-@pytest.fixture
-def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
-    """Runs `zclient` against the real broker."""
-    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
-    return zclient
-
-
-def told(ended: Ended) -> Any:
-    """The one JSON document on stdout of a run that went well."""
-    assert (ended.code, ended.err) == (0, "")
-    return json.loads(ended.out)
 
 
 def listed(call: Zclient, name: str) -> Any:

@@ -38,13 +38,6 @@ def worker(broker: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
-    """Runs `zclient` against the real broker."""
-    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
-    return zclient
-
-
 def test_a_value_is_a_line_of_json(call: Zclient) -> None:
     ended = call("send", "s-count", "2", "--stream", "--id", "s-1", "--priority", "3")
     lines = [f'{{"n": {n}, "text": "é", "raw": {{"base64": "cg=="}}}}' for n in range(2)]

@@ -7,11 +7,10 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Ended, Zclient
+from tests.cli.conftest import Zclient, told
 from zclient import Client
 
 
@@ -20,12 +19,6 @@ def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zcli
     """Runs `zclient topic` against the real broker."""
     monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
     return lambda *argv: zclient("topic", *argv)
-
-
-def told(ended: Ended) -> Any:
-    """The one JSON document on stdout of a run that went well."""
-    assert (ended.code, ended.err) == (0, "")
-    return json.loads(ended.out)
 
 
 def test_bind_publish_list_and_unbind(call: Zclient, broker: str) -> None:

@@ -8,34 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ended, Zclient
+from tests.cli.conftest import Zclient, told
 from zclient import Client
 from zworker import Consumer, Job
-
-
-@pytest.fixture
-def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
-    """Runs `zclient` against the real broker."""
-    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
-    return zclient
-
-
-@pytest.fixture
-def queue(request: pytest.FixtureRequest) -> str:
-    """A queue of this test's own."""
-    return str(request.node.name).translate(str.maketrans("[]", "::"))
 
 
 @pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Sets what stands on stdin."""
     return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-
-def told(ended: Ended) -> object:
-    """The one JSON document on stdout of a run that went well."""
-    assert (ended.code, ended.err) == (0, "")
-    return json.loads(ended.out)
 
 
 def serve(broker: str, queue: str, settle: Callable[[Job], None], jobs: int = 1) -> None:

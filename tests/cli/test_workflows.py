@@ -1,15 +1,13 @@
 """`zclient workflow` and `zclient batch`, against a real broker: the drawing, JSON, and exit codes."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Ended, Zclient
+from tests.cli.conftest import Zclient, told
 from tests.cli.test_terminal import read_all, terminal
 from tests.system.processes import ROOT
 from zclient import Client, StepStatus, Workflow, WorkflowHandle, WorkflowStatus, chain, group, step
@@ -19,25 +17,6 @@ from zworker import Consumer
 __all__ = ["terminal"]
 
 WAIT_S = 20
-
-
-@pytest.fixture
-def call(zclient: Zclient, broker: str, monkeypatch: pytest.MonkeyPatch) -> Zclient:
-    """Runs `zclient` against the real broker."""
-    monkeypatch.setenv("ZBROKER_ENDPOINT", broker)
-    return zclient
-
-
-@pytest.fixture
-def queue(request: pytest.FixtureRequest) -> str:
-    """A queue of this test's own."""
-    return str(request.node.name).translate(str.maketrans("[]", "::"))
-
-
-def told(ended: Ended) -> Any:
-    """The one JSON document on stdout of a run that went well."""
-    assert (ended.code, ended.err) == (0, "")
-    return json.loads(ended.out)
 
 
 def begun(broker: str, queue: str) -> WorkflowHandle:
