@@ -8,20 +8,18 @@ child, the next call opens a new connection under a new incarnation.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from zclient import schedules, verbs
-from zclient.aioengine import AsyncEngine
 from zclient.aiofeed import feeder
 from zclient.aioflows import AsyncFlows
 from zclient.aiotopics import AsyncTopicMethods
 from zclient.batches import BATCH_JOBS, Pipeline
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
+from zclient.config import Duration, Moment, batch_size, one_job
 from zclient.durations import parse_duration
-from zclient.engine import Begin
-from zclient.errors import ClosedError, JobFailed, ResultTimeout, ZError
+from zclient.errors import JobFailed, ResultTimeout, ZError
 from zclient.handles import AsyncJobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, new_id, queue_name, wire_options
@@ -38,19 +36,6 @@ CANCEL_S = 1.0
 class AsyncClient(AsyncFlows, AsyncTopicMethods):
     """As `Client`, for asyncio. ``async with`` closes it; otherwise await `close`."""
 
-    def __init__(
-        self,
-        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
-        *,
-        credentials: Any = None,
-        name: str | None = None,
-        timeout: Duration = 10,
-        transport: OpenTransport | None = None,
-    ) -> None:
-        self._config = Config(endpoints, credentials, name, timeout, transport)
-        self._engine: AsyncEngine | None = None
-        self._closed = False
-
     # ---- sending
 
     async def send(
@@ -66,7 +51,7 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
         """Send a job; returns when the broker has it on disk. Raises as `Client.send`."""
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         timeout_ms = self._config.timeout(timeout)
-        instead = await self._living().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
+        instead = await self._run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
         return self._handle(instead.get(sent, sent).decode(), sent in instead)
 
@@ -94,7 +79,7 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     ) -> Jobs[AsyncJobHandle]:
         name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, feed = self._config.timeout(timeout), feeder(payloads)
-        ids = await self._living().run(
+        ids = await self._run(
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), feed, progress
         )
         return Jobs(ids, self._handle)
@@ -166,11 +151,11 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     async def result(self, id: str | AsyncJobHandle, timeout: Duration | None = None) -> Any:
         """Wait for a job's end and return what it returned; see `Client.result`."""
         identifier, timeout_ms = id_bytes(id), self._config.patience(timeout)
-        return await self._living().run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
+        return await self._run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
 
     def watch(self, id: str | AsyncJobHandle, timeout: Duration | None = None) -> AsyncIterator[JobStatus]:
         """What the broker knows of a job: at once, and after each change, until it is over; see `Client.watch`."""
-        return self._changes(Following(id_bytes(id), self._config.patience(timeout)))
+        return self._follow(Following(id_bytes(id), self._config.patience(timeout)))
 
     async def why(self, id: str | AsyncJobHandle, *, timeout: Duration | None = None) -> verbs.Why:
         """Why a job does not run, with the figures; of one that runs or is over, what became of it."""
@@ -196,7 +181,8 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
 
         ``since`` and ``until`` bound when they were finished, and of those that are not, when they were made.
         """
-        return self._pages("list", verbs.selection(queue, state=state, since=since, until=until), limit, timeout)
+        chosen = verbs.selection(queue, state=state, since=since, until=until)
+        return self._pages(verbs.job_pages("list", chosen), limit, timeout)
 
     def dead(
         self,
@@ -208,7 +194,8 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
         timeout: Duration | None = None,
     ) -> AsyncIterator[JobStatus]:
         """Dead jobs, likewise; of one reason (``attempts``, ``expired``, ...), or whose last error is of this type."""
-        return self._pages("dead", verbs.selection(queue, reason=reason, error=error), limit, timeout)
+        chosen = verbs.selection(queue, reason=reason, error=error)
+        return self._pages(verbs.job_pages("dead", chosen), limit, timeout)
 
     async def dead_groups(
         self, queue: str | None = None, *, limit: int | None = None, timeout: Duration | None = None
@@ -352,12 +339,6 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
 
     # ---- its life
 
-    async def close(self) -> None:
-        """Say goodbye and disconnect. Other calls end with `ClosedError`. Blocks the loop for a moment at most."""
-        self._closed = True
-        if self._engine is not None and self._engine.is_ours:
-            self._engine.close()
-
     async def __aenter__(self) -> "AsyncClient":
         return self
 
@@ -366,52 +347,5 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     ) -> None:
         await self.close()
 
-    def _living(self) -> AsyncEngine:
-        if self._closed:
-            raise ClosedError()
-        engine = self._engine
-        loop = asyncio.get_running_loop()
-        if engine is not None and engine.is_ours and engine.loop is not loop:
-            if not engine.loop.is_closed():
-                raise ClosedError("this client belongs to another event loop, which still runs")
-            engine.close()
-            engine = None
-        if engine is None or not engine.is_ours:
-            engine = self._engine = AsyncEngine(self._config, loop)
-        return engine
-
-    async def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
-        timeout_ms = self._config.timeout(timeout)
-        return await self._run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
-
-    async def _run(self, begin: Begin[T]) -> T:
-        return await self._living().run(begin)
-
-    def _nudge(self) -> None:
-        if self._engine is not None and self._engine.is_ours:
-            self._engine.nudge()
-
     def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
         return AsyncJobHandle(self, identifier, existing)
-
-    async def _changes(self, following: Following) -> AsyncIterator[JobStatus]:
-        try:
-            while (status := await self._living().run(following.next)) is not None:
-                yield status
-        finally:
-            following.leave()
-            self._nudge()
-
-    async def _pages(
-        self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None
-    ) -> AsyncIterator[JobStatus]:
-        cursor: Any = None
-        left = verbs.rows_wanted(limit)
-        while left > 0:
-            page = await self._ask(verbs.page(name, chosen, left, cursor), timeout)
-            for row in page.jobs:
-                yield row
-            left -= len(page.jobs)
-            cursor = page.cursor
-            if cursor is None:
-                return

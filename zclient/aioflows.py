@@ -3,28 +3,25 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from zclient import openbatches, verbs, workflows
+from zclient import openbatches, workflows
+from zclient.aioclientbase import AsyncClientBase
 from zclient.batches import BATCH_JOBS
 from zclient.batchhandles import AsyncBatchHandle
 from zclient.composition import Piece, Step, Workflow
-from zclient.config import Config, Duration
-from zclient.engine import Begin
+from zclient.config import Duration
 from zclient.handles import AsyncJobHandle, Jobs
 from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.parts import Sending, to_be_sent
 from zclient.workflowhandles import AsyncWorkflowHandle
-from zclient.workflows import Member, Page, WorkflowStatus, WorkflowSummary
+from zclient.workflows import Member, WorkflowStatus, WorkflowSummary
 
 T = TypeVar("T")
 
 
-class AsyncFlows:
+class AsyncFlows(AsyncClientBase):
     """The part of `AsyncClient` that sends and follows workflows and batches."""
 
-    _config: Config
-    _ask: Callable[[verbs.Verb[Any], Duration | None], Awaitable[Any]]
-    _run: Callable[[Begin[Any]], Awaitable[Any]]
     _handle: Callable[..., AsyncJobHandle]
     _send_many: Callable[..., Awaitable[Jobs[AsyncJobHandle]]]
     send: Callable[..., Awaitable[AsyncJobHandle]]
@@ -54,7 +51,7 @@ class AsyncFlows:
         self, *, state: str | None = None, limit: int | None = 100, timeout: Duration | None = None
     ) -> AsyncIterator[WorkflowSummary]:
         """Workflows, newest first, without their steps; see `Client.workflows`."""
-        return self._flow_pages(lambda left, cursor: workflows.page(state, left, cursor), limit, timeout)
+        return self._pages(workflows.listed(state), limit, timeout)
 
     # ---- batches
 
@@ -83,7 +80,7 @@ class AsyncFlows:
         self, *, state: str | None = None, limit: int | None = 100, timeout: Duration | None = None
     ) -> AsyncIterator[BatchStatus]:
         """Batches, newest first: at most ``limit`` of them, None for all. ``timeout`` is for each page."""
-        return self._flow_pages(lambda left, cursor: openbatches.page(state, left, cursor), limit, timeout)
+        return self._pages(openbatches.listed(state), limit, timeout)
 
     # ---- for the handles
 
@@ -122,16 +119,3 @@ class AsyncFlows:
         options: JobOptions,
     ) -> Jobs[AsyncJobHandle]:
         return await self._send_many(queue, payloads, {**options, "batch": batch}, timeout, BATCH_JOBS, progress)
-
-    async def _flow_pages(
-        self, page: Callable[[float, Any], verbs.Verb[Page]], limit: int | None, timeout: Duration | None
-    ) -> AsyncIterator[Any]:
-        cursor: Any = None
-        left = verbs.rows_wanted(limit)
-        while left > 0:
-            rows, cursor = await self._ask(page(left, cursor), timeout)
-            for row in rows:
-                yield row
-            left -= len(rows)
-            if cursor is None:
-                return

@@ -4,10 +4,10 @@ import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar, Unpack
 
-from zclient import topics, verbs
-from zclient.aioengine import AsyncEngine
+from zclient import topics
+from zclient.aioclientbase import AsyncClientBase
 from zclient.aiofeed import feeder
-from zclient.config import Config, Duration, batch_size
+from zclient.config import Duration, batch_size
 from zclient.durations import parse_duration
 from zclient.filters import Filter, wire_filters
 from zclient.handles import Jobs, as_text
@@ -19,17 +19,8 @@ from zclient.topics import Binding, KeptTopic, Publication, Published, Published
 T = TypeVar("T")
 
 
-class AsyncTopicMethods:
+class AsyncTopicMethods(AsyncClientBase):
     """The methods of an `AsyncClient` that are about topics."""
-
-    _config: Config
-    _engine: AsyncEngine | None
-
-    def _living(self) -> AsyncEngine:
-        raise NotImplementedError
-
-    async def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
-        raise NotImplementedError
 
     async def publish(
         self,
@@ -43,7 +34,7 @@ class AsyncTopicMethods:
         """Publish under a topic; see `Client.publish`."""
         publication = topics.one_publication(topic, payload, id, topics.copy_options(**options))
         timeout_ms = self._config.timeout(timeout)
-        queues = await self._living().run(lambda session, now: publishing(session, now, publication, timeout_ms))
+        queues = await self._run(lambda session, now: publishing(session, now, publication, timeout_ms))
         return Published(publication.id.decode(), queues)
 
     async def publish_many(
@@ -59,7 +50,7 @@ class AsyncTopicMethods:
         """Publish each payload, which may come from an async iterable; see `Client.publish_many`."""
         name, wire, size = topics.topic_name(topic), topics.copy_options(**options), batch_size(batch)
         timeout_ms, feed = self._config.timeout(timeout), feeder(payloads)
-        ids, copies, unrouted = await self._living().run(
+        ids, copies, unrouted = await self._run(
             lambda session, now: Publications(session, name, wire, timeout_ms, size).published(now),
             feed,
             progress,
@@ -82,16 +73,9 @@ class AsyncTopicMethods:
         """Take a binding away; copies that the queue has stay. `NotFound` if there is none."""
         return await self._ask(topics.unbind(pattern, queue), timeout)
 
-    async def bindings(self, queue: str | None = None, *, timeout: Duration | None = None) -> AsyncIterator[Binding]:
+    def bindings(self, queue: str | None = None, *, timeout: Duration | None = None) -> AsyncIterator[Binding]:
         """All bindings, or those of a queue, by pattern, fetched page by page. ``timeout`` is for each page."""
-        cursor: Any = None
-        while True:
-            page = await self._ask(topics.bindings(queue, cursor), timeout)
-            for binding in page.bindings:
-                yield binding
-            cursor = page.cursor
-            if cursor is None:
-                return
+        return self._pages(topics.bindings(queue), None, timeout)
 
     async def keep_topic(
         self,
@@ -123,13 +107,4 @@ class AsyncTopicMethods:
         """Follow what is published under a pattern; see `Client.tail`."""
         patience_ms = math.inf if timeout is None else parse_duration(timeout) * 1000
         said = topics.topic_pattern(pattern), wire_filters(filters), topics.start_ms(start)
-        return self._publications(Tailing(*said, patience_ms, self._config.timeout_ms))
-
-    async def _publications(self, tailing: Tailing) -> AsyncIterator[Publication]:
-        try:
-            while (publication := await self._living().run(tailing.next)) is not None:
-                yield publication
-        finally:
-            tailing.leave()
-            if self._engine is not None and self._engine.is_ours:
-                self._engine.nudge()
+        return self._follow(Tailing(*said, patience_ms, self._config.timeout_ms))

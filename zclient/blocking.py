@@ -5,19 +5,17 @@ incarnation, so clients and handles made before the fork go on working in both p
 """
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from zclient import schedules, verbs
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.blockingtopics import TopicMethods
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, Moment, OpenTransport, batch_size, one_job
+from zclient.config import Duration, Moment, batch_size, one_job
 from zclient.durations import parse_duration
-from zclient.engine import Begin, Engine
-from zclient.errors import ClosedError, JobFailed, ResultTimeout, ZError
+from zclient.errors import JobFailed, ResultTimeout, ZError
 from zclient.flows import Flows
 from zclient.handles import JobHandle, Jobs, JobStatus
 from zclient.joboptions import JobOptions
@@ -38,19 +36,6 @@ class Client(Flows, TopicMethods):
     ``timeout`` bounds every call that does not say otherwise. Nothing is sent before the first call. ``transport``
     makes what carries the session's frames; it is for brokers in the same process.
     """
-
-    def __init__(
-        self,
-        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
-        *,
-        credentials: Any = None,
-        name: str | None = None,
-        timeout: Duration = 10,
-        transport: OpenTransport | None = None,
-    ) -> None:
-        self._config = Config(endpoints, credentials, name, timeout, transport)
-        self._engines: dict[int, Engine] = {}
-        self._closed = False
 
     # ---- sending
 
@@ -77,7 +62,7 @@ class Client(Flows, TopicMethods):
         """
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         timeout_ms = self._config.timeout(timeout)
-        instead = self._engine().run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
+        instead = self._run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
         return self._handle(instead.get(sent, sent).decode(), sent in instead)
 
@@ -110,7 +95,7 @@ class Client(Flows, TopicMethods):
     ) -> Jobs[JobHandle]:
         name, wire, size = queue_name(queue), wire_options(**options), batch_size(batch)
         timeout_ms, chunks = self._config.timeout(timeout), Chunks(payloads)
-        ids = self._engine().run(
+        ids = self._run(
             lambda session, now: Pipeline(session, name, wire, timeout_ms, size).run(now), chunks.next, progress
         )
         return Jobs(ids, self._handle)
@@ -171,7 +156,7 @@ class Client(Flows, TopicMethods):
         reading = Reading(
             queue, payload, id, timeout=timeout, on_restart=on_restart, window=window, options={**options}
         )
-        self._engine().run(lambda session, now: reading.begin(session, now, self._config.timeout_ms))
+        self._run(lambda session, now: reading.begin(session, now, self._config.timeout_ms))
         return Stream(reading, self.job(reading.identifier.decode()), self._run, self._nudge)
 
     # ---- single jobs
@@ -192,7 +177,7 @@ class Client(Flows, TopicMethods):
         """
         identifier = id_bytes(id)
         timeout_ms = self._config.patience(timeout)
-        return self._engine().run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
+        return self._run(lambda session, now: verbs.ending(session, now, identifier, timeout_ms))
 
     def watch(self, id: str | JobHandle, timeout: Duration | None = None) -> Iterator[JobStatus]:
         """What the broker knows of a job: at once, and after each change, until it is over.
@@ -202,7 +187,7 @@ class Client(Flows, TopicMethods):
         knows no such job; `ResultExpired` if the job ended while nobody could be told, and nothing of it is kept;
         `ResultTimeout` if it did not end in time. It goes on through lost connections and restarts of the broker.
         """
-        return self._changes(Following(id_bytes(id), self._config.patience(timeout)))
+        return self._follow(Following(id_bytes(id), self._config.patience(timeout)))
 
     def why(self, id: str | JobHandle, *, timeout: Duration | None = None) -> verbs.Why:
         """Why a job does not run, with the figures; of one that runs or is over, what became of it."""
@@ -228,7 +213,8 @@ class Client(Flows, TopicMethods):
 
         ``since`` and ``until`` bound when they were finished, and of those that are not, when they were made.
         """
-        return self._pages("list", verbs.selection(queue, state=state, since=since, until=until), limit, timeout)
+        chosen = verbs.selection(queue, state=state, since=since, until=until)
+        return self._pages(verbs.job_pages("list", chosen), limit, timeout)
 
     def dead(
         self,
@@ -240,7 +226,8 @@ class Client(Flows, TopicMethods):
         timeout: Duration | None = None,
     ) -> Iterator[JobStatus]:
         """Dead jobs, likewise; of one reason (``attempts``, ``expired``, ...), or whose last error is of this type."""
-        return self._pages("dead", verbs.selection(queue, reason=reason, error=error), limit, timeout)
+        chosen = verbs.selection(queue, reason=reason, error=error)
+        return self._pages(verbs.job_pages("dead", chosen), limit, timeout)
 
     def dead_groups(
         self, queue: str | None = None, *, limit: int | None = None, timeout: Duration | None = None
@@ -396,13 +383,6 @@ class Client(Flows, TopicMethods):
 
     # ---- its life
 
-    def close(self) -> None:
-        """Say goodbye and disconnect. Calls in other threads end with `ClosedError`. A forked child closes its own."""
-        self._closed = True
-        engine = self._engines.get(os.getpid())
-        if engine is not None:
-            engine.close()
-
     def __enter__(self) -> "Client":
         return self
 
@@ -411,45 +391,5 @@ class Client(Flows, TopicMethods):
     ) -> None:
         self.close()
 
-    def _engine(self) -> Engine:
-        """This process's engine. One that a fork copied holds the parent's locks and sockets, and is left alone."""
-        if self._closed:
-            raise ClosedError()
-        engine = self._engines.get(os.getpid())
-        return engine or self._engines.setdefault(os.getpid(), Engine(self._config))
-
-    def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
-        timeout_ms = self._config.timeout(timeout)
-        return self._run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
-
-    def _run(self, begin: Begin[T]) -> T:
-        return self._engine().run(begin)
-
-    def _nudge(self) -> None:
-        engine = self._engines.get(os.getpid())
-        if engine is not None:
-            engine.nudge()
-
     def _handle(self, identifier: str, existing: bool = False, /) -> JobHandle:
         return JobHandle(self, identifier, existing)
-
-    def _changes(self, following: Following) -> Iterator[JobStatus]:
-        try:
-            while (status := self._engine().run(following.next)) is not None:
-                yield status
-        finally:
-            following.leave()
-            self._nudge()
-
-    def _pages(
-        self, name: str, chosen: dict[str, Any], limit: int | None, timeout: Duration | None
-    ) -> Iterator[JobStatus]:
-        cursor: Any = None
-        left = verbs.rows_wanted(limit)
-        while left > 0:
-            page = self._ask(verbs.page(name, chosen, left, cursor), timeout)
-            yield from page.jobs
-            left -= len(page.jobs)
-            cursor = page.cursor
-            if cursor is None:
-                return

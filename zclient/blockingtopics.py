@@ -1,15 +1,14 @@
 """What `Client` says about topics: publish, bind, keep, tail. The class is a part of it, and never stands alone."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Unpack
 
-from zclient import topics, verbs
+from zclient import topics
 from zclient.batches import Chunks
-from zclient.config import Config, Duration, batch_size
+from zclient.clientbase import ClientBase
+from zclient.config import Duration, batch_size
 from zclient.durations import parse_duration
-from zclient.engine import Engine
 from zclient.filters import Filter, wire_filters
 from zclient.handles import Jobs, as_text
 from zclient.joboptions import CopyOptions
@@ -20,17 +19,8 @@ from zclient.topics import Binding, KeptTopic, Publication, Published, Published
 T = TypeVar("T")
 
 
-class TopicMethods:
+class TopicMethods(ClientBase):
     """The methods of a `Client` that are about topics."""
-
-    _config: Config
-    _engines: dict[int, Engine]
-
-    def _engine(self) -> Engine:
-        raise NotImplementedError
-
-    def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
-        raise NotImplementedError
 
     def publish(
         self,
@@ -49,7 +39,7 @@ class TopicMethods:
         """
         publication = topics.one_publication(topic, payload, id, topics.copy_options(**options))
         timeout_ms = self._config.timeout(timeout)
-        queues = self._engine().run(lambda session, now: publishing(session, now, publication, timeout_ms))
+        queues = self._run(lambda session, now: publishing(session, now, publication, timeout_ms))
         return Published(publication.id.decode(), queues)
 
     def publish_many(
@@ -65,7 +55,7 @@ class TopicMethods:
         """Publish each payload under the topic, in batches that do not wait for each other; see `send_many`."""
         name, wire, size = topics.topic_name(topic), topics.copy_options(**options), batch_size(batch)
         timeout_ms, chunks = self._config.timeout(timeout), Chunks(payloads)
-        ids, copies, unrouted = self._engine().run(
+        ids, copies, unrouted = self._run(
             lambda session, now: Publications(session, name, wire, timeout_ms, size).published(now),
             chunks.next,
             progress,
@@ -95,13 +85,7 @@ class TopicMethods:
 
     def bindings(self, queue: str | None = None, *, timeout: Duration | None = None) -> Iterator[Binding]:
         """All bindings, or those of a queue, by pattern, fetched page by page. ``timeout`` is for each page."""
-        cursor: Any = None
-        while True:
-            page = self._ask(topics.bindings(queue, cursor), timeout)
-            yield from page.bindings
-            cursor = page.cursor
-            if cursor is None:
-                return
+        return self._pages(topics.bindings(queue), None, timeout)
 
     def keep_topic(
         self,
@@ -142,14 +126,4 @@ class TopicMethods:
         """
         patience_ms = math.inf if timeout is None else parse_duration(timeout) * 1000
         said = topics.topic_pattern(pattern), wire_filters(filters), topics.start_ms(start)
-        return self._publications(Tailing(*said, patience_ms, self._config.timeout_ms))
-
-    def _publications(self, tailing: Tailing) -> Iterator[Publication]:
-        try:
-            while (publication := self._engine().run(tailing.next)) is not None:
-                yield publication
-        finally:
-            tailing.leave()
-            engine = self._engines.get(os.getpid())
-            if engine is not None:
-                engine.nudge()
+        return self._follow(Tailing(*said, patience_ms, self._config.timeout_ms))

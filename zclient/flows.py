@@ -3,28 +3,25 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from zclient import openbatches, verbs, workflows
+from zclient import openbatches, workflows
 from zclient.batches import BATCH_JOBS
 from zclient.batchhandles import BatchHandle
+from zclient.clientbase import ClientBase
 from zclient.composition import Piece, Step, Workflow
-from zclient.config import Config, Duration
-from zclient.engine import Begin
+from zclient.config import Duration
 from zclient.handles import JobHandle, Jobs
 from zclient.joboptions import JobOptions
 from zclient.openbatches import BatchStatus
 from zclient.parts import Sending, to_be_sent
 from zclient.workflowhandles import WorkflowHandle
-from zclient.workflows import Member, Page, WorkflowStatus, WorkflowSummary
+from zclient.workflows import Member, WorkflowStatus, WorkflowSummary
 
 T = TypeVar("T")
 
 
-class Flows:
+class Flows(ClientBase):
     """The part of `Client` that sends and follows workflows and batches."""
 
-    _config: Config
-    _ask: Callable[[verbs.Verb[Any], Duration | None], Any]
-    _run: Callable[[Begin[Any]], Any]
     _handle: Callable[..., JobHandle]
     _send_many: Callable[..., Jobs[JobHandle]]
     send: Callable[..., JobHandle]
@@ -63,7 +60,7 @@ class Flows:
     ) -> Iterator[WorkflowSummary]:
         """Workflows, newest first, without their steps: at most ``limit`` of them, None for all. ``timeout`` is for
         each page."""
-        return self._flow_pages(lambda left, cursor: workflows.page(state, left, cursor), limit, timeout)
+        return self._pages(workflows.listed(state), limit, timeout)
 
     # ---- batches
 
@@ -97,7 +94,7 @@ class Flows:
         self, *, state: str | None = None, limit: int | None = 100, timeout: Duration | None = None
     ) -> Iterator[BatchStatus]:
         """Batches, newest first: at most ``limit`` of them, None for all. ``timeout`` is for each page."""
-        return self._flow_pages(lambda left, cursor: openbatches.page(state, left, cursor), limit, timeout)
+        return self._pages(openbatches.listed(state), limit, timeout)
 
     # ---- for the handles
 
@@ -131,15 +128,3 @@ class Flows:
         options: JobOptions,
     ) -> Jobs[JobHandle]:
         return self._send_many(queue, payloads, {**options, "batch": batch}, timeout, BATCH_JOBS, progress)
-
-    def _flow_pages(
-        self, page: Callable[[float, Any], verbs.Verb[Page]], limit: int | None, timeout: Duration | None
-    ) -> Iterator[Any]:
-        cursor: Any = None
-        left = verbs.rows_wanted(limit)
-        while left > 0:
-            rows, cursor = self._ask(page(left, cursor), timeout)
-            yield from rows
-            left -= len(rows)
-            if cursor is None:
-                return

@@ -15,8 +15,8 @@ from zclient.handles import text_of
 from zclient.jobs import id_bytes, moment, new_id
 from zclient.protocol import plans
 from zclient.session import Session
-from zclient.verbs import Procedure, Verb
-from zclient.workflows import OVER, Page, asked, ended, page_arguments
+from zclient.verbs import PageAfter, Procedure, Verb, pages
+from zclient.workflows import OVER, asked, ended, in_state
 
 BATCH_STATES = ("open", "running", *OVER)
 CALLBACKS = ("on_done", "on_settled", "on_death")
@@ -121,13 +121,9 @@ def shown(identifier: bytes) -> Verb[BatchStatus]:
     return Verb("ask", "batch", {"id": identifier}, BatchStatus.from_wire)
 
 
-def page(state: str | None, left: float, cursor: Any) -> Verb[Page]:
-    """The next page of batches, newest first."""
-
-    def decode(value: Any) -> Page:
-        return Page([BatchStatus.from_wire(row) for row in value["batches"]], value["cursor"])
-
-    return Verb("ask", "batches", page_arguments(state, BATCH_STATES, left, cursor), decode)
+def listed(state: str | None) -> PageAfter[BatchStatus]:
+    """The pages of all batches, newest first."""
+    return pages("batches", in_state(state, BATCH_STATES), "batches", BatchStatus.from_wire)
 
 
 def waiting(

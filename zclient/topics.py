@@ -19,7 +19,7 @@ from zclient.protocol.messages import Publication as WirePublication
 from zclient.protocol.messages import Told
 from zclient.protocol.options import COPY_OPTIONS
 from zclient.protocol.topics import pattern_fault, topic_fault
-from zclient.verbs import Verb
+from zclient.verbs import PageAfter, Verb, pages
 
 BEGINNING = "beginning"
 
@@ -184,23 +184,9 @@ def unbind(pattern: str, queue: str) -> Verb[Binding]:
     return Verb("order", "unbind", arguments, Binding.from_wire)
 
 
-class BindingPage(NamedTuple):
-    """Bindings of a listing, and where the next page begins; None at the end."""
-
-    bindings: list[Binding]
-    cursor: Any
-
-
-def bindings(queue: str | None, cursor: Any) -> Verb[BindingPage]:
-    """The next page of bindings."""
-    arguments: dict[str, Any] = {} if queue is None else {"queue": queue_name(queue)}
-    if cursor is not None:
-        arguments["cursor"] = cursor
-
-    def decode(value: Any) -> BindingPage:
-        return BindingPage([Binding.from_wire(row) for row in value["bindings"]], value["cursor"])
-
-    return Verb("ask", "bindings", arguments, decode)
+def bindings(queue: str | None) -> PageAfter[Binding]:
+    """The pages of all bindings, or those of a queue."""
+    return pages("bindings", {} if queue is None else {"queue": queue_name(queue)}, "bindings", Binding.from_wire)
 
 
 def keep(pattern: str, keep_for: Duration | None, keep_bytes: int | str | None) -> Verb[KeptTopic]:

@@ -254,21 +254,33 @@ def cancel(identifier: Any) -> Verb[str]:
 # ---- verbs: listings
 
 
-class Page(NamedTuple):
+class Page(NamedTuple, Generic[T]):
     """Rows of a listing, and where the next page begins; None at the end."""
 
-    jobs: list[JobStatus]
+    rows: list[T]
     cursor: Any
 
 
-def _page(value: Any) -> Page:
-    return Page([JobStatus.from_wire(row) for row in value["jobs"]], value["cursor"])
+PageAfter = Callable[[float, Any], Verb[Page[T]]]
+"""Asks for the next page of a listing, if so many rows are still wanted, from that cursor on; None for the first."""
 
 
-def page(name: str, chosen: dict[str, Any], left: float, cursor: Any) -> Verb[Page]:
-    """The next page of ``list`` or ``dead``, if so many rows are still wanted. The broker may make it shorter."""
-    arguments = {**chosen, "limit": int(min(left, limits.MAX_PAGE))}
-    return Verb("ask", name, arguments if cursor is None else {**arguments, "cursor": cursor}, _page)
+def pages(name: str, chosen: dict[str, Any], rows: str, row: Callable[[Any], T]) -> PageAfter[T]:
+    """The pages of a listing, whose answers have their rows under that name. The broker may make one shorter."""
+
+    def decode(value: Any) -> Page[T]:
+        return Page([row(told) for told in value[rows]], value["cursor"])
+
+    def page(left: float, cursor: Any) -> Verb[Page[T]]:
+        arguments = {**chosen, "limit": int(min(left, limits.MAX_PAGE))}
+        return Verb("ask", name, arguments if cursor is None else {**arguments, "cursor": cursor}, decode)
+
+    return page
+
+
+def job_pages(name: str, chosen: dict[str, Any]) -> PageAfter[JobStatus]:
+    """Those of ``list`` or ``dead``."""
+    return pages(name, chosen, "jobs", JobStatus.from_wire)
 
 
 def rows_wanted(limit: int | None) -> float:

@@ -20,10 +20,10 @@ from zclient.errors import (
 )
 from zclient.handles import JobStatus, text_of
 from zclient.jobs import IdRun, IdRuns, decode_payload, id_bytes, moment
-from zclient.protocol import limits, plans
+from zclient.protocol import plans
 from zclient.requests import Request
 from zclient.session import Session
-from zclient.verbs import Bulk, Procedure, Verb, Wait, asking, show
+from zclient.verbs import Bulk, PageAfter, Procedure, Verb, Wait, asking, pages, show
 
 T = TypeVar("T")
 
@@ -180,31 +180,16 @@ def retried(identifier: bytes) -> Verb[Bulk]:
     return Verb("order", "retry_workflow", arguments, lambda value: Bulk(int(value["dead"]), int(value["work"])))
 
 
-class Page(NamedTuple):
-    """Rows of a listing, and where the next page begins; None at the end."""
-
-    rows: list[Any]
-    cursor: Any
+def listed(state: str | None) -> PageAfter[WorkflowSummary]:
+    """The pages of all workflows, newest first."""
+    return pages("workflows", in_state(state, WORKFLOW_STATES), "workflows", WorkflowSummary.from_wire)
 
 
-def page(state: str | None, left: float, cursor: Any) -> Verb[Page]:
-    """The next page of workflows, newest first."""
-
-    def decode(value: Any) -> Page:
-        return Page([WorkflowSummary.from_wire(row) for row in value["workflows"]], value["cursor"])
-
-    return Verb("ask", "workflows", page_arguments(state, WORKFLOW_STATES, left, cursor), decode)
-
-
-def page_arguments(state: str | None, states: tuple[str, ...], left: float, cursor: Any) -> dict[str, Any]:
-    """What a listing is narrowed to, if so many rows are still wanted."""
+def in_state(state: str | None, states: tuple[str, ...]) -> dict[str, Any]:
+    """What a listing is narrowed to by a state, if one is given."""
     if state is not None and state not in states:
         raise InvalidArgument(f"state: one of {', '.join(states)}, not {state!r:.60}")
-    given = {"state": state, "cursor": cursor}
-    return {
-        "limit": int(min(left, limits.MAX_PAGE)),
-        **{name: told for name, told in given.items() if told is not None},
-    }
+    return {} if state is None else {"state": state}
 
 
 class Member(NamedTuple):
