@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from zclient.composition import Step, display_name
-from zclient.errors import InvalidArgument, NotFound, ResultExpired
+from zclient.errors import InvalidArgument
 from zclient.handles import text_of
 from zclient.jobs import id_bytes, moment, new_id
 from zclient.protocol import plans
 from zclient.session import Session
 from zclient.verbs import PageAfter, Procedure, Verb, pages
-from zclient.workflows import OVER, asked, ended, in_state
+from zclient.workflows import OVER, in_state, until_over
 
 BATCH_STATES = ("open", "running", *OVER)
 CALLBACKS = ("on_done", "on_settled", "on_death")
@@ -130,12 +130,5 @@ def waiting(
     session: Session, now: float, identifier: bytes, timeout_ms: float, answer_ms: float
 ) -> Procedure[BatchStatus]:
     """Wait for the end of a batch; how it is then. ``answer_ms`` is for the question about that."""
-    until_ms = now + timeout_ms
-    while True:
-        yield from ended(session, [identifier], until_ms, f"batch {text_of(identifier)}")
-        try:
-            status = yield from asked(session, shown(identifier), answer_ms)
-        except NotFound:
-            raise ResultExpired(f"the broker knows no batch {text_of(identifier)}, or keeps it no longer") from None
-        if status.is_over:  # else a dead job of it was replayed meanwhile
-            return status
+    what = f"batch {text_of(identifier)}"
+    return (yield from until_over(session, identifier, now + timeout_ms, what, shown(identifier), answer_ms))

@@ -6,7 +6,7 @@ Procedures and verbs, as in `zclient.verbs`; the handles that people hold are in
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from zclient.errors import (
     BrokerUnreachable,
@@ -26,6 +26,16 @@ from zclient.session import Session
 from zclient.verbs import Bulk, PageAfter, Procedure, Verb, Wait, asking, pages, show
 
 T = TypeVar("T")
+
+
+class Ending(Protocol):
+    """A workflow or a batch, as the broker told it."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+
+Status = TypeVar("Status", bound=Ending)
 
 OVER = ("done", "dead", "cancelled")
 WORKFLOW_STATES = ("coming", "running", *OVER)
@@ -236,11 +246,18 @@ def waiting(
     session: Session, now: float, identifier: bytes, timeout_ms: float, answer_ms: float
 ) -> Procedure[WorkflowStatus]:
     """Wait for the end of a workflow; how it is then. ``answer_ms`` is for the question about that."""
-    until_ms = now + timeout_ms
+    what = f"workflow {text_of(identifier)}"
+    return (yield from until_over(session, identifier, now + timeout_ms, what, shown(identifier), answer_ms))
+
+
+def until_over(
+    session: Session, identifier: bytes, until_ms: float, what: str, verb: Verb[Status], answer_ms: float
+) -> Procedure[Status]:
+    """Wait for the end of a workflow or batch, and ask how it is then."""
     while True:
-        yield from ended(session, [identifier], until_ms, f"workflow {text_of(identifier)}")
-        status = yield from _status(session, identifier, answer_ms)
-        if status.is_over:  # else somebody has retried it meanwhile
+        yield from ended(session, [identifier], until_ms, what)
+        status = yield from known(session, what, verb, answer_ms)
+        if status.is_over:  # else it was retried, or a dead job of it replayed, meanwhile
             return status
 
 
@@ -311,11 +328,16 @@ def asked(session: Session, verb: Verb[T], answer_ms: float) -> Procedure[T]:
     return (yield from asking(session, now, verb, answer_ms))
 
 
-def _status(session: Session, identifier: bytes, answer_ms: float) -> Procedure[WorkflowStatus]:
+def known(session: Session, what: str, verb: Verb[T], answer_ms: float) -> Procedure[T]:
+    """How something is that may be kept no longer."""
     try:
-        return (yield from asked(session, shown(identifier), answer_ms))
+        return (yield from asked(session, verb, answer_ms))
     except NotFound:
-        raise ResultExpired(f"the broker knows no workflow {text_of(identifier)}, or keeps it no longer") from None
+        raise ResultExpired(f"the broker knows no {what}, or keeps it no longer") from None
+
+
+def _status(session: Session, identifier: bytes, answer_ms: float) -> Procedure[WorkflowStatus]:
+    return (yield from known(session, f"workflow {text_of(identifier)}", shown(identifier), answer_ms))
 
 
 def step_of(status: WorkflowStatus, name: str) -> StepStatus:

@@ -5,8 +5,9 @@ What it holds may leave only once it is committed; the core meanwhile reads it a
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zbroker import limits
 from zbroker.core import (
@@ -108,19 +109,13 @@ class Core:
         state = self.state
         match message:
             case m.Put():
-                seen, answer = peers.seen_before(state, peer, message.number, message.low)
-                if not seen:
-                    answer = put(state, message)
-                    peers.applied(state, peer, message.number, answer)
+                answer = self._once(peer, message, lambda: put(state, message))
                 if answer is None:
                     state.tick.confirm(route, message.number)
                 else:
                     state.tick.send(route, m.Answer(message.number, answer))
             case m.Workflow():
-                seen, _ = peers.seen_before(state, peer, message.number, message.low)
-                if not seen:
-                    flowing.take(state, message)
-                    peers.applied(state, peer, message.number)
+                self._once(peer, message, lambda: flowing.take(state, message))
                 state.tick.confirm(route, message.number)
             case m.Settle():
                 refused = settle.settle(state, message)
@@ -150,16 +145,10 @@ class Core:
             case m.Ask():
                 queries.ask(state, peer, message)
             case m.Order():
-                seen, answer = peers.seen_before(state, peer, message.number, message.low)
-                if not seen:
-                    answer = orders.order(state, message.verb, message.arguments)
-                    peers.applied(state, peer, message.number, answer)
+                answer = self._once(peer, message, lambda: orders.order(state, message.verb, message.arguments))
                 state.tick.send(route, m.Answer(message.number, answer))
             case m.Publish():
-                seen, answer = peers.seen_before(state, peer, message.number, message.low)
-                if not seen:
-                    answer = publish(state, message)
-                    peers.applied(state, peer, message.number, answer)
+                answer = self._once(peer, message, lambda: publish(state, message))
                 state.tick.send(route, m.Answer(message.number, answer))
             case m.Tail():
                 state.tick.send(route, m.Answer(message.number, tails.tail(state, peer, message)))
@@ -167,6 +156,14 @@ class Core:
                 peers.goodbye(state, peer)
             case _:
                 raise Refusal("malformed", f"{type(message).__name__.upper()} is not a message to a broker")
+
+    def _once(self, peer: Peer, message: m.Put | m.Order | m.Workflow | m.Publish, apply: Callable[[], Any]) -> Any:
+        """Apply what has a number that is remembered, unless it was; its answer, as the first time."""
+        seen, answer = peers.seen_before(self.state, peer, message.number, message.low)
+        if not seen:
+            answer = apply()
+            peers.applied(self.state, peer, message.number, answer)
+        return answer
 
     def _watch(self, peer: Peer, message: m.Watch) -> None:
         state = self.state

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from zclient.cli import output
 from zclient.cli.common import settings
 from zclient.handles import JobStatus
 from zclient.verbs import Why
+
+T = TypeVar("T")
 
 _PREVIEW_CHARS = 4_000
 _AFTER_SHOWN = 5
@@ -188,13 +190,21 @@ _COLUMNS: dict[str, Callable[[JobStatus, datetime], Any]] = {
 
 def print_jobs(jobs: Sequence[JobStatus], limit: int, columns: Sequence[str]) -> None:
     """A listing of at most ``limit`` jobs, as JSON or as a table; a note on stderr if there are more, or none."""
-    shown = jobs[:limit]
+    now = datetime.now(UTC)
+    cells = {column: lambda job, cell=_COLUMNS[column]: cell(job, now) for column in columns}
+    print_listing(jobs, limit, row_document, cells)
+
+
+def print_listing(
+    found: Sequence[T], limit: int, document: Callable[[T], Any], columns: Mapping[str, Callable[[T], Any]]
+) -> None:
+    """At most ``limit`` rows, as JSON or as a table; a note on stderr if there are more, or none."""
+    shown = found[:limit]
     if settings().json:
-        output.print_json([row_document(job) for job in shown])
+        output.print_json([document(row) for row in shown])
     elif shown:
-        now = datetime.now(UTC)
-        output.print_table(columns, [[_COLUMNS[column](job, now) for column in columns] for job in shown])
+        output.print_table(list(columns), [[cell(row) for cell in columns.values()] for row in shown])
     else:
         output.print_note("there are none")
-    if len(jobs) > limit:
+    if len(found) > limit:
         output.print_note(f"there are more than these {limit}; --limit shows more")

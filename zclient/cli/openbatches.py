@@ -1,11 +1,13 @@
 """The verbs of `zclient batch`."""
 
 from dataclasses import asdict
+from operator import attrgetter
 
 import click
 
 from zclient.cli import output
 from zclient.cli.common import VerbGroup, client_options, connect, print_done, settings
+from zclient.cli.drawing import print_listing
 from zclient.openbatches import BATCH_STATES, BatchStatus
 
 
@@ -26,19 +28,8 @@ def list_batches(state: str | None, limit: int) -> None:
     """
     with connect() as client:
         found = list(client.batches(state=state, limit=limit + 1))  # one more tells whether there are more
-    if settings().json:
-        output.print_json([asdict(one) for one in found[:limit]])
-    elif found:
-        columns = ("id", "name", "state", "total", "done", "dead", "cancelled", "created")
-        rows = [
-            (one.id, one.name, one.state, one.total, one.done, one.dead, one.cancelled, one.created_at)
-            for one in found[:limit]
-        ]
-        output.print_table(columns, rows)
-    else:
-        output.print_note("there are none")
-    if len(found) > limit:
-        output.print_note(f"there are more than these {limit}; --limit shows more")
+    columns = {name: attrgetter(name) for name in ("id", "name", "state", "total", "done", "dead", "cancelled")}
+    print_listing(found, limit, asdict, {**columns, "created": attrgetter("created_at")})
 
 
 @batch.command("show")

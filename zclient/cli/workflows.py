@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import attrgetter
 from shutil import get_terminal_size
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from zclient.cli import output
 from zclient.cli.common import EXIT_FAILED, VerbGroup, client_options, connect, fail, print_done, settings
+from zclient.cli.drawing import print_listing
 from zclient.cli.graph import drawn
 from zclient.errors import ResultTimeout
 from zclient.workflows import WORKFLOW_STATES, StepStatus, WorkflowStatus, step_of
@@ -33,16 +35,9 @@ def list_workflows(state: str | None, limit: int) -> None:
     """List workflows, the newest first."""
     with connect() as client:
         found = list(client.workflows(state=state, limit=limit + 1))  # one more tells whether there are more
-    if settings().json:
-        output.print_json([asdict(one) for one in found[:limit]])
-    elif found:
-        columns = ("id", "name", "state", "jobs", "created", "over")
-        rows = [(one.id, one.name, one.state, one.jobs, one.created_at, one.over_at) for one in found[:limit]]
-        output.print_table(columns, rows)
-    else:
-        output.print_note("there are none")
-    if len(found) > limit:
-        output.print_note(f"there are more than these {limit}; --limit shows more")
+    columns = {name: attrgetter(name) for name in ("id", "name", "state", "jobs")}
+    times = {"created": attrgetter("created_at"), "over": attrgetter("over_at")}
+    print_listing(found, limit, asdict, {**columns, **times})
 
 
 @workflow.command("show")
