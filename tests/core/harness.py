@@ -377,7 +377,7 @@ class Bench:
                 delivery.open for delivery in state.deliveries.values() if delivery.queue is queue
             )
         assert all(leased_or_live(state, identifier) for identifier in state.followers)
-        assert state.fresh_bytes == sum(map(len, state.fresh.values())) >= 0
+        assert state.fresh_bytes == sum(len(record) for record, _, _ in state.fresh.values()) >= 0
 
     def _check_keys(self, queue: Queue) -> None:
         """In flight of each key is what is leased, and what keeps the turn of its key while it waits."""

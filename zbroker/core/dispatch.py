@@ -20,13 +20,13 @@ from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Deliver
-from zclient.protocol.record import Header, header_of, sequence_of
+from zclient.protocol.record import Header, header_of
 
 CHUNK = 128
 """Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
 
-Taken = tuple[bytes, bytes, Header, Change | None]
-"""Id, record, its header (looked up once), change of a job that may be delivered."""
+Taken = tuple[bytes, bytes, Header, Change | None, int]
+"""Of a job that may be delivered: id, record, its header (looked up once), change, sequence."""
 
 
 def dispatch(state: State) -> None:
@@ -105,7 +105,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         entries = ring.take(want, state.tick, state.now)
         jobs = _check(state, queue, entries, planned)
         ghosts += len(entries) - len(jobs)
-        for _, record, header, _ in jobs:
+        for _, record, header, _, _ in jobs:
             size += len(record) if not header.external else state.settings.max_payload
         out += _assign(state, queue, jobs, plans)
         if not entries:
@@ -255,27 +255,28 @@ def _check(
     state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], planned: set[bytes]
 ) -> list[Taken]:
     """The entries that count, with their records, but for those ``planned``; suspects go their own way."""
-    fresh = state.fresh
+    fresh, name, wall = state.fresh, queue.name, state.wall
     jobs: list[Taken | None] = []
     unknown: list[int] = []  # positions of the entries whose rows must be read
     for position, (_, sequence, identifier) in enumerate(entries):
-        record = fresh.get(identifier)
-        header = header_of(record) if record is not None else None
-        if record is None or header is None or sequence_of(record) != sequence or header.queue != queue.name:
+        known = fresh.get(identifier)
+        if known is None or known[2] != sequence or known[1].queue != name:
             unknown.append(position)
             jobs.append(None)
             continue
-        del fresh[identifier]
+        record, header, _ = fresh.pop(identifier)
         state.fresh_bytes -= len(record)
-        if 0 < header.expires_ms <= state.wall:
+        if 0 < header.expires_ms <= wall:
             unknown.append(position)
             jobs.append(None)
         else:
-            jobs.append((identifier, record, header, None))
-            planned.add(identifier)
-    if unknown:
-        _check_rows(state, queue, entries, unknown, jobs, planned)
-        _put_down(queue, entries, jobs)
+            jobs.append((identifier, record, header, None, sequence))
+    if not unknown:
+        planned.update(entry[2] for entry in entries)
+        return jobs  # type: ignore[return-value]  # none of them is None
+    planned.update(job[0] for job in jobs if job is not None)
+    _check_rows(state, queue, entries, unknown, jobs, planned)
+    _put_down(queue, entries, jobs)
     return [job for job in jobs if job is not None]
 
 
@@ -305,7 +306,7 @@ def _check_rows(
                 queue.ring.keys.hold(place[1])
                 queue.ring.keep(identifier, place[1])
         else:
-            jobs[position] = (identifier, record, header, change)
+            jobs[position] = (identifier, record, header, change, entries[position][1])
             planned.add(identifier)
 
 
@@ -379,7 +380,7 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
         keys.took(place[1], 1, state.now)
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)
-        return identifier, record, header, change
+        return identifier, record, header, change, sequence
     return None
 
 
@@ -388,35 +389,29 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
 
 def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone: bool = False) -> None:
     """One delivery: its row, its lease, its message."""
-    ids = [identifier for identifier, _, _, _ in jobs]
-    records = [record for _, record, _, _ in jobs]
+    ids, records, headers, changes, sequences = map(list, zip(*jobs, strict=True))
     fence = state.next_fence
     state.next_fence = fence + 1
     delivery = Delivery(fence, queue, peer, ids, state.wall)
     delivery.alone = alone
-    attempts = [1] * len(jobs)
-    sequences = [change.sequence if change is not None else sequence_of(record) for _, record, _, change in jobs]
+    attempts = [1] * len(ids)
     large: dict[int, bytes] = {}
     read: list[bytes] = []  # those with a reader
-    headers = [header for _, _, header, _ in jobs]
-    first = headers[0]
-    delivery.created_ms = first.created_ms
-    for position, (identifier, _, header, change) in enumerate(jobs):
-        if change is not None:
-            delivery.changes[identifier] = change
-            attempts[position] = change.runs + 1
-        if header is not first and header.created_ms != first.created_ms and not isinstance(delivery.created_ms, dict):
-            delivery.created_ms = {ids[n]: headers[n].created_ms for n in range(len(ids))}
-        if header.options and is_special(header):
-            delivery.special[identifier] = header
-            unique.delivered(state, queue.name, identifier, header.options)
-            if header.options.get("stream"):
-                read.append(identifier)
-        if rows.is_chosen(identifier):
-            delivery.digests[identifier] = state.digest_of(identifier, records[position])
-        if header.external:
-            delivery.external.add(identifier)
-            large[position] = state.view.get("payloads", identifier) or b""
+    distinct = {id(header): header for header in headers}.values()  # few: those of a group share theirs
+    created = {header.created_ms for header in distinct}
+    if len(created) == 1:
+        delivery.created_ms = created.pop()
+    else:
+        delivery.created_ms = {identifier: header.created_ms for identifier, header in zip(ids, headers, strict=True)}
+    if any(changes):
+        for position, change in enumerate(changes):
+            if change is not None:
+                delivery.changes[ids[position]] = change
+                attempts[position] = change.runs + 1
+    if any(header.external or (header.options and is_special(header)) for header in distinct):
+        read = _note_special(state, delivery, headers, large)
+    for position in [position for position, identifier in enumerate(ids) if rows.is_chosen(identifier)]:
+        delivery.digests[ids[position]] = state.digest_of(ids[position], records[position])
     state.leased.update(dict.fromkeys(ids, delivery))
     state.deliveries[fence] = peer.deliveries[fence] = delivery
     peer.unsettled += len(ids)
@@ -433,6 +428,22 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
     state.send(peer, Deliver(queue.name, fence, queue.policy.lease_ms, ids, attempts, records, large))
     for identifier in read:
         streams.delivered(state, delivery, identifier)
+
+
+def _note_special(state: State, delivery: Delivery, headers: list[Header], large: dict[int, bytes]) -> list[bytes]:
+    """Note the jobs whose end means something for others, and read the payloads that are not in their records into
+    ``large``, by position; returns the ids of those with a reader."""
+    read: list[bytes] = []
+    for position, (identifier, header) in enumerate(zip(delivery.ids, headers, strict=True)):
+        if header.options and is_special(header):
+            delivery.special[identifier] = header
+            unique.delivered(state, delivery.queue.name, identifier, header.options)
+            if header.options.get("stream"):
+                read.append(identifier)
+        if header.external:
+            delivery.external.add(identifier)
+            large[position] = state.view.get("payloads", identifier) or b""
+    return read
 
 
 def _stored(records: list[bytes], large: dict[int, bytes]) -> int:

@@ -235,6 +235,10 @@ class Stream:
         self.upto = 0  # it may be sent those below
 
 
+HistoryBlock = tuple[str, list[bytes], bool]
+"""A queue, the jobs that ended together in it, and whether a result of theirs has a row of its own."""
+
+
 class HistoryIndex:
     """Where each finished job stands. See ``history.py``; the rows are the truth."""
 
@@ -242,7 +246,7 @@ class HistoryIndex:
 
     def __init__(self) -> None:
         self.block_of: dict[bytes, bytes] = {}  # id -> history key
-        self.blocks: OrderedDict[bytes, tuple[str, list[bytes]]] = OrderedDict()  # key -> queue, ids; oldest first
+        self.blocks: OrderedDict[bytes, HistoryBlock] = OrderedDict()  # by key; oldest first
         self.of_queue: dict[str, deque[tuple[int, bytes]]] = {}  # queue -> (ended, key), oldest first
         self.due: list[tuple[int, str]] = []  # a heap of (wall clock, queue): when its oldest block is looked at
         self.due_at: dict[str, int] = {}  # queue -> the entry of it that counts

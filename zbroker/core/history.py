@@ -63,7 +63,7 @@ def add(
     row = HistoryRow(state.wall, queue.name, ended, fence, worker, ids, created_ms, kept, *told)
     state.tick.rows["history"][key] = rows.pack(row)
     index.block_of.update(dict.fromkeys(ids, key))
-    index.blocks[key] = (queue.name, ids)
+    index.blocks[key] = (queue.name, ids, kept is not None and True in kept)
     index.jobs += len(ids)
     index.of_queue.setdefault(queue.name, deque()).append((state.wall, key))
     _look_at(state, queue.name, state.wall + queue.policy.keep_done_ms)
@@ -100,7 +100,7 @@ def trim(state: State) -> None:
     most = state.settings.keep_done_count
     budget = limits.STEP_ROWS + 2 * index.n  # at least as fast as they come
     while budget and index.blocks:
-        name, ids = next(iter(index.blocks.values()))
+        name, ids, _ = next(iter(index.blocks.values()))
         if index.jobs - len(ids) < most:
             break
         _forget_oldest(state, name)
@@ -152,9 +152,9 @@ def _forget_oldest(state: State, name: str) -> None:
     _, key = of_queue.popleft()
     if not of_queue:
         del state.history.of_queue[name]
-    value = state.view.get("history", key)
+    _, ids, has_large = state.history.blocks.pop(key)
+    value = state.view.get("history", key) if has_large else None
     state.tick.rows["history"][key] = None
-    _, ids = state.history.blocks.pop(key)
     state.history.jobs -= len(ids)
     block_of = state.history.block_of
     for identifier in ids:
@@ -177,7 +177,7 @@ def read_back(state: State) -> Steps:
     while page := list(islice(state.view.scan("history", b"", stop, backwards=True), limits.STEP_ROWS)):
         for key, value in page:
             row = HistoryRow(*rows.unpack(value))
-            index.blocks[key] = (row.queue, row.ids)
+            index.blocks[key] = (row.queue, row.ids, row.results is not None and True in row.results)
             index.blocks.move_to_end(key, last=False)
             index.of_queue.setdefault(row.queue, deque()).appendleft((row.ended_ms, key))
             for identifier in row.ids:

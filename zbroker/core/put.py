@@ -1,5 +1,6 @@
 """Jobs come in: judge a PUT as a whole, then store it as a whole, once."""
 
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from zbroker import limits
@@ -231,9 +232,10 @@ def existing(state: State, groups: list[Group]) -> set[bytes]:
     """Ids of the PUT whose jobs exist already and are the same; `Refusal` if one differs."""
     known: set[bytes] = set()
     for group in groups:
-        for identifier, payload, record in zip(
-            group.ids, group.payloads, state.view.get_many("jobs", group.ids), strict=True
-        ):
+        records = state.view.get_many("jobs", group.ids)
+        if not any(records) and state.history.block_of.keys().isdisjoint(group.ids):
+            continue  # all of them new, as nearly always: a record is never empty
+        for identifier, payload, record in zip(group.ids, group.payloads, records, strict=True):
             if record is None:
                 ended = history.find(state, identifier)
                 if ended is not None:
@@ -315,7 +317,8 @@ def store(state: State, group: Group, plan: Plan) -> None:
 def _store_alike(
     state: State, queue: Queue, ids: list[bytes], payloads: list[bytes], plan: Plan, *, external: bool
 ) -> None:
-    prefix = encode_header(Header(queue.name, state.wall, plan.kept, external, plan.expires_ms))
+    header = Header(queue.name, state.wall, plan.kept, external, plan.expires_ms)
+    prefix = encode_header(header)
     jobs = state.tick.rows["jobs"]
     size = 0
     if external:
@@ -324,13 +327,12 @@ def _store_alike(
         payloads = [len(payload).to_bytes(8, "big") for payload in payloads]
     after = "after" in plan.kept
     first = 0 if plan.due_ms or after else queue.sequences(len(ids))
+    sequences = range(first, first + len(ids)) if first else (0,) * len(ids)
     records = [
-        b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload)
-        for sequence, payload in zip(range(first, first + len(ids)) if first else (0,) * len(ids), payloads)
+        b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload) for sequence, payload in zip(sequences, payloads)
     ]
-    arrived = dict(zip(ids, records, strict=True))
     stored = sum(map(len, records))
-    jobs.update(arrived)
+    jobs.update(zip(ids, records, strict=True))
     if plan.expires_ms:
         _store_timers(state, queue, ids, plan, plan.expires_ms, rows.TIMER_EXPIRY)
     if after:
@@ -345,7 +347,7 @@ def _store_alike(
         return
     kept = queue.ring.add((plan.rank, plan.key), first, ids, state.tick)
     if kept and state.fresh_bytes < state.settings.fresh_bytes:
-        state.fresh.update(arrived)
+        state.fresh.update(zip(ids, zip(records, repeat(header), sequences)))
         state.fresh_bytes += stored
     state.move(queue, None, Event.PUT, len(ids), stored + size)
     state.hot[queue] = None

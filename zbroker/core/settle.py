@@ -129,13 +129,14 @@ def _ack(state: State, delivery: Delivery, settlement: Settlement, refused: list
         if largest > state.settings.max_payload:
             ids, results = _without_large(state, settlement, refused)
     leased = state.leased
-    mine = [identifier for identifier in ids if leased.get(identifier) is delivery]
-    for identifier in mine:
-        leased.pop(identifier, None)
-    if len(mine) != len(ids) or len(set(mine)) != len(mine):
-        mine, results = _only_mine(state, settlement, set(mine), ids, results, refused)
-    if mine:
-        leave.done(state, delivery, mine, results)
+    found = [leased.pop(identifier, None) for identifier in ids]
+    if found.count(delivery) != len(ids):  # not all of them are this delivery's, or one stands twice
+        mine = {identifier for identifier, holder in zip(ids, found, strict=True) if holder is delivery}
+        others = zip(ids, found, strict=True)
+        leased.update((one, holder) for one, holder in others if holder is not None and holder is not delivery)
+        ids, results = _only_mine(state, settlement, mine, ids, results, refused)
+    if ids:
+        leave.done(state, delivery, ids, results)
 
 
 def _only_mine(

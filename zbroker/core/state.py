@@ -24,7 +24,7 @@ from zbroker.core.window import Budget, Place
 from zbroker.storage.interface import Store
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Message
-from zclient.protocol.record import header_of, payload_of, sequence_of
+from zclient.protocol.record import Header, header_of, payload_of, sequence_of
 
 if TYPE_CHECKING:
     from random import Random
@@ -69,6 +69,10 @@ class Notice:
     facts: dict[str, Any]
 
 
+Fresh = tuple[bytes, Header, int]
+"""Of a job that came and was never delivered: its record, the header and the sequence that stand in there."""
+
+
 class State:
     """All of it. The clocks are set by `Core.turn`; ``now`` is the lease clock, which a stall of the broker stops."""
 
@@ -89,7 +93,7 @@ class State:
         self.leased: dict[bytes, Delivery] = {}  # by job id
         self.lease_heap: list[tuple[int, int]] = []  # (deadline, fence), corrected when popped
         self.budget = Budget(settings.resident_jobs, settings.resident_lanes)
-        self.fresh: dict[bytes, bytes] = {}  # records of jobs that were never delivered
+        self.fresh: dict[bytes, Fresh] = {}  # by job id: jobs that were never delivered
         self.fresh_bytes = 0
         self.watchers: dict[bytes, dict[Peer, None]] = {}  # by job id; in an order that a seed repeats
         self.followers: dict[bytes, dict[Peer, None]] = {}  # those of them that are told of changes as well
@@ -250,9 +254,9 @@ class State:
 
     def forget_fresh(self, identifier: bytes) -> None:
         """The record in memory says no longer all there is of the job."""
-        record = self.fresh.pop(identifier, None)
-        if record is not None:
-            self.fresh_bytes -= len(record)
+        known = self.fresh.pop(identifier, None)
+        if known is not None:
+            self.fresh_bytes -= len(known[0])
 
     def add_timer(
         self, due_ms: int, timer: rows.TimerRow, kind: int = rows.TIMER_READY, *, mark: bytes | None = None
