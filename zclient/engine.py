@@ -2,7 +2,8 @@
 
 One *leader* at a time waits on the link, without the lock. The others wait for their own requests, and one of them
 leads when the leader has what it came for. A caller that comes while another waits takes a turn itself, so that what it
-sends leaves at once. An `Engine` belongs to one process: a forked child needs its own.
+sends leaves at once; among many it leaves that to the leader, which sends for all who came. An `Engine` belongs to one
+process: a forked child needs its own.
 """
 
 import threading
@@ -19,32 +20,34 @@ from zclient.verbs import End, Feed, Procedure, Report, Step, Wait, advance
 T = TypeVar("T")
 Begin = Callable[[Session, float], Procedure[T]]
 
+CROWD = 4
+"""With so many callers waiting beside the leader, one that comes has the leader send for it: more may come meanwhile,
+and leave in one message with it. Below that a turn of its own is quicker than waking another thread."""
+
 _LONGEST_WAIT_S = 3600.0
-"""A condition is waited for at most this long at once; then the time is looked at again."""
+"""A gate is waited at for at most this long at once; then the time is looked at again."""
 
 
 class _Waiter:
-    """A caller that waits for one of its requests: on the link if it leads, else on a condition."""
+    """A caller that waits for one of its requests: on the link if it leads, else at a gate, a lock that is taken."""
 
-    __slots__ = ("condition", "fired", "transport")
+    __slots__ = ("fired", "gate", "transport")
 
     def __init__(self) -> None:
-        self.condition: threading.Condition | None = None
+        self.gate: threading.Lock | None = None
         self.transport: Transport | None = None
         self.fired = False
 
     def fire(self, request: Request) -> None:
-        """One of its requests ended. Called with the lock held, by whoever received the answer."""
+        """One of its requests ended. Called with the lock held, by whoever received the answer and then opens gates."""
         self.fired = True
         if self.transport is not None:
             self.transport.wake()
-        else:
-            self.rouse()
 
     def rouse(self) -> None:
-        """Let it look again, if it waits on its condition."""
-        if self.condition is not None:
-            self.condition.notify()
+        """Let it look again, if it waits at its gate."""
+        if self.gate is not None and self.gate.locked():
+            self.gate.release()
 
 
 class Engine:
@@ -146,10 +149,15 @@ class Engine:
         transport.turn()
         if self._leading and transport.ready:
             transport.wake()
+        # Only now: whoever is let go wants the lock, and a turn lets the interpreter go again and again.
+        self._let_go()
 
     def _wait(self, transport: Transport, step: Wait) -> None:
         """Return when one of the requests is done or the time is over; leads, or lets another lead, until then."""
-        self._turn(transport)
+        if self._leading and len(self._followers) >= CROWD:
+            transport.wake()  # it sends what waits by then, together
+        else:
+            self._turn(transport)
         waiter = _Waiter()
         for request in step.requests:
             request.on_done(waiter.fire)
@@ -165,8 +173,15 @@ class Engine:
         finally:
             for request in step.requests:
                 request.forget(waiter.fire)
+            self._let_go()
             if not self._leading and self._followers:
                 next(iter(self._followers)).rouse()
+
+    def _let_go(self) -> None:
+        for follower in self._followers:
+            if follower.fired:
+                follower.rouse()
+                break
 
     def _lead(self, transport: Transport, waiter: _Waiter, left_ms: float) -> None:
         self._leading = True
@@ -181,10 +196,13 @@ class Engine:
             self._idle.notify_all()
 
     def _follow(self, waiter: _Waiter, left_ms: float) -> None:
-        condition = waiter.condition = threading.Condition(self._lock)
+        gate = waiter.gate = threading.Lock()
+        gate.acquire()
         self._followers[waiter] = None
+        self._lock.release()
         try:
-            condition.wait(min(left_ms / 1000, _LONGEST_WAIT_S))
+            gate.acquire(timeout=min(left_ms / 1000, _LONGEST_WAIT_S))
         finally:
+            self._lock.acquire()
             del self._followers[waiter]
-            waiter.condition = None
+            waiter.gate = None

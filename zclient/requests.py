@@ -16,12 +16,15 @@ class Request:
     """What a caller waits for: made by a `Session`, ended once, with a value or an error.
 
     ``number`` is 0 until the message is first handed to the link; a `WATCH` and a `CHANGE` never have one. ``sent``
-    tells whether the message ever left this process: it decides between "not reached" and "outcome unknown".
+    tells whether the message ever left this process: it decides between "not reached" and "outcome unknown". A small
+    PUT may travel in a ``carrier`` with others (see `zclient.gathering`), unless it is to be ``alone``.
     """
 
     __slots__ = (
         "_callbacks",
+        "alone",
         "body",
+        "carrier",
         "done",
         "error",
         "first_sent_ms",
@@ -46,6 +49,8 @@ class Request:
         self.last_sent_ms = 0.0
         self.queued = False
         self.waiters = 1
+        self.alone = False
+        self.carrier: Request | None = None
         self._callbacks: list[Callable[[Request], None]] = []
 
     @property
@@ -57,6 +62,22 @@ class Request:
     def is_batch(self) -> bool:
         """Whether its number is one that the broker remembers: it then holds ``low`` down until it is answered."""
         return self.kind in (PUT, ORDER, WORKFLOW, PUBLISH)
+
+    def sending(self, now: float) -> None:
+        """Its message is handed to the link."""
+        if not self.sends:
+            self.first_sent_ms = now
+        self.sends += 1
+        self.last_sent_ms = now
+
+    def unsending(self) -> None:
+        """The link did not take it."""
+        self.sends -= 1
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for its end."""
+        return not self.done
 
     def on_done(self, callback: Callable[["Request"], None]) -> None:
         """Have ``callback`` called with this request when it ends; at once if it has. It must not raise or block."""

@@ -20,6 +20,7 @@ from zclient.errors import (
     ZError,
     error_from_wire,
 )
+from zclient.gathering import Gathered, gathered
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
@@ -244,11 +245,10 @@ class Session:
             if self._watches.leave(request):
                 self._unwatch(request)
             return
-        self._numbers.unanswered.pop(request.number, None)
-        if not request.sent:
-            request.finish(None, self.unreachable())
-        else:
-            request.finish(None, request.unanswered())
+        request.finish(None, request.unanswered() if request.sent else self.unreachable())
+        for gone in (request, request.carrier):
+            if gone is not None and not gone.is_wanted:
+                self._numbers.unanswered.pop(gone.number, None)
 
     def unreachable(self) -> ZError:
         """Why nothing can be sent: the broker's refusal to have this peer, or that it was not reached."""
@@ -304,7 +304,7 @@ class Session:
             frames.append(encode(m.Capacity(self.capacity)))
         for watch, requests in self._watches.due():
             for request in requests:
-                self._sending(request, now)
+                request.sending(now)
             handed.append(tuple(watch.ids))
             frames.append(encode(watch))
         waiting = self._waiting
@@ -314,8 +314,9 @@ class Session:
             if request.done:
                 continue
             if not request.number:
+                request = gathered(request, waiting)
                 self._numbers.give(request)
-            self._sending(request, now)
+            request.sending(now)
             handed.append(request)
             frames.append(encode(request.message(self._numbers.low(request.number))))
         return frames
@@ -337,24 +338,20 @@ class Session:
         self._handed = []
 
     def _unsend(self, request: Request) -> None:
-        request.sends -= 1
+        request.unsending()
         if not request.sent:
             # Its number was never seen by anybody: it is free again, so that HELLO's resend_below stays exact.
             self._numbers.take_back(request)
-        request.queued = True
-        self._waiting.appendleft(request)
+        parts = request.come_apart(alone=False) if isinstance(request, Gathered) and not request.sent else [request]
+        for part in reversed(parts):
+            part.queued = True
+            self._waiting.appendleft(part)
 
     def _hand_control(self, frames: list[list[bytes]], handed: list[Any]) -> list[list[bytes]]:
         handed += self._control
         frames += self._control
         self._control.clear()
         return frames
-
-    def _sending(self, request: Request, now: float) -> None:
-        if not request.sends:
-            request.first_sent_ms = now
-        request.sends += 1
-        request.last_sent_ms = now
 
     def _hello(self, now: float) -> m.Hello:
         self._hello_due = False
@@ -463,6 +460,11 @@ class Session:
             self._confirmed = True
         elif isinstance(error, OutcomeUnknown):
             error = request.unanswered(str(error))
+        elif error is not None and isinstance(request, Gathered):
+            # Nothing of it is stored, for the sake of one of them perhaps: each is judged by itself.
+            for member in request.come_apart(alone=True):
+                self._queue(member)
+            return
         request.finish(value, error)
 
     def _on_finished(self, finished: m.Finished, now: float) -> bool:

@@ -35,8 +35,11 @@ class Peer:
     def hear(self, message: m.Message) -> list[m.Message]:
         return self.session.receive(encode(message), self.now)
 
-    def put(self, name: str) -> Request:
-        return self.session.put([m.Group("q", {}, [name.encode()], [b"\x01"])], self.now)
+    def put(self, name: str, queue: str = "q", *, alone: bool = True, **options: Any) -> Request:
+        """A PUT of one job. ``alone``: it is not gathered with others that wait."""
+        request = self.session.put([m.Group(queue, options, [name.encode()], [b"\x01"])], self.now)
+        request.alone = alone
+        return request
 
     def order(self) -> Request:
         return self.session.order("pause", {"queue": "q"}, self.now)
