@@ -45,6 +45,7 @@ from zclient.openbatches import BatchStatus
 from zclient.schedules import Schedule
 from zclient.streaming import AsyncStream, Stream
 from zclient.topics import Binding, KeptTopic, Publication, Published, PublishedMany
+from zclient.unconfirmed import AsyncUnconfirmedJob, UnconfirmedJob
 from zclient.verbs import Bulk, PolicyValue, Why
 from zclient.workflowhandles import AsyncStepHandle, AsyncWorkflowHandle, StepHandle, WorkflowHandle
 from zclient.workflows import Member, StepStatus, WorkflowStatus, WorkflowSummary
@@ -59,6 +60,7 @@ __all__ = [
     "AsyncJobHandle",
     "AsyncStepHandle",
     "AsyncStream",
+    "AsyncUnconfirmedJob",
     "AsyncWorkflowHandle",
     "BatchClosed",
     "BatchHandle",
@@ -107,6 +109,7 @@ __all__ = [
     "TooManyBatches",
     "TooManyPeers",
     "TooManyQueues",
+    "UnconfirmedJob",
     "UniqueTaken",
     "UnknownBatch",
     "UnknownParent",

@@ -25,6 +25,7 @@ from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, new_id, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
 from zclient.streaming import WINDOW, AsyncStream, Reading
+from zclient.unconfirmed import AsyncUnconfirmedJob
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -54,6 +55,21 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
         instead = await self._run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
         return self._handle(instead.get(sent, sent).decode(), sent in instead)
+
+    async def send_nowait(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        batch: Any = None,
+        timeout: Duration | None = None,
+        **options: Unpack[JobOptions],
+    ) -> AsyncUnconfirmedJob:
+        """Send a job without waiting for the broker to have it: its `AsyncUnconfirmedJob` tells, and `flush` waits for
+        all. It is a coroutine since it waits for room; see `Client.send_nowait`."""
+        group = one_job(queue, payload, id, wire_options(batch=batch, **options))
+        return AsyncUnconfirmedJob(self, await self._living().take(group, self._config.timeout(timeout)))
 
     async def send_many(
         self,
@@ -345,7 +361,11 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        try:
+            with contextlib.suppress(*(() if kind is None else (ZError,))):  # what ended the block says more
+                await self.flush()
+        finally:
+            await self.close()
 
     def _handle(self, identifier: str, existing: bool = False, /) -> AsyncJobHandle:
         return AsyncJobHandle(self, identifier, existing)

@@ -9,7 +9,8 @@ from zclient.aioengine import AsyncEngine
 from zclient.clientbase import Follower
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
 from zclient.engine import Begin
-from zclient.errors import ClosedError
+from zclient.errors import AnswerTimeout, ClosedError
+from zclient.outbox import Entry
 from zclient.verbs import Feed
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class AsyncClientBase:
         self._closed = True
         if self._engine is not None and self._engine.is_ours:
             self._engine.close()
+            await self._engine.attended()
 
     def _living(self) -> AsyncEngine:
         if self._closed:
@@ -62,6 +64,23 @@ class AsyncClientBase:
     async def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
         timeout_ms = self._config.timeout(timeout)
         return await self._run(lambda session, now: verbs.asking(session, now, verb, timeout_ms))
+
+    async def flush(self, *, timeout: Duration | None = None) -> None:
+        """Wait until the broker has all on disk that `send_nowait` took so far; see `Client.flush`."""
+        engine = self._engine
+        if engine is None or not engine.is_ours:
+            return
+        timeout_ms = self._config.patience(timeout)
+        came = await engine.run(lambda session, now: engine.outbox.emptying(session, now, timeout_ms))
+        engine.outbox.raise_failure()
+        if not came:
+            raise AnswerTimeout(f"{len(engine.outbox.entries)} jobs are not confirmed yet; they are still under way")
+
+    async def _wait_for(self, entry: Entry, timeout: Duration | None) -> bool:
+        if entry.done:
+            return True
+        timeout_ms = self._config.patience(timeout)
+        return await self._run(lambda session, now: entry.outbox.ending(session, now, entry, timeout_ms))
 
     def _nudge(self) -> None:
         if self._engine is not None and self._engine.is_ours:

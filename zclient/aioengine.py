@@ -4,6 +4,7 @@ All calls of a loop share one turn, so what they send in one pass of the loop le
 """
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from zclient.config import Config
 from zclient.engine import Begin
 from zclient.errors import ClosedError
+from zclient.outbox import Entry, Outbox
+from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import TICK_MS
 from zclient.verbs import End, Feed, Report, Step, Wait, advance
@@ -31,6 +34,8 @@ class AsyncEngine:
         self._tick: asyncio.TimerHandle | None = None
         self._waiting = 0
         self._closed = False
+        self.outbox = Outbox()
+        self._attendant: asyncio.Task[None] | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -64,6 +69,29 @@ class AsyncEngine:
             procedure.close()
             self._turn_soon()
 
+    async def take(self, group: Group, timeout_ms: float) -> Entry:
+        """Put a job into the outbox, and see that somebody attends to it; waits only if the outbox is full."""
+        if self._closed:
+            raise ClosedError()
+        outbox = self.outbox
+        if outbox.is_full:
+            entry = await self.run(lambda session, now: outbox.adding(session, now, group, timeout_ms))
+        else:
+            entry = outbox.add(self._session, group, self._transport.now(), timeout_ms)
+            self._turn_soon()
+        if self._attendant is None or self._attendant.done():
+            self._attendant = self.loop.create_task(self._attend())
+        return entry
+
+    async def attended(self) -> None:
+        """Wait for the task that worked for the outbox; after `close` it ends by itself."""
+        if self._attendant is not None and self.loop is asyncio.get_running_loop():
+            await asyncio.wait([self._attendant])
+
+    async def _attend(self) -> None:
+        with contextlib.suppress(ClosedError):  # each of its jobs was told so
+            await self.run(self.outbox.attending)
+
     def nudge(self) -> None:
         """Let what was asked for leave in the loop's next pass. From any thread: a collector runs where it likes."""
         if not self.loop.is_closed():
@@ -80,6 +108,7 @@ class AsyncEngine:
         if not self.loop.is_closed():
             self._watch(())
         self._session.fail_all(ClosedError())
+        self.outbox.close(ClosedError())
         self._session.goodbye()
         self._transport.close()
 

@@ -1,4 +1,4 @@
-"""The blocking client: the methods people call from ordinary code. It starts no thread.
+"""The blocking client: the methods people call from ordinary code. Only `send_nowait` starts a thread.
 
 It may be used by any number of threads. After a fork the child's calls open a connection of their own under a new
 incarnation, so clients and handles made before the fork go on working in both processes.
@@ -22,6 +22,7 @@ from zclient.joboptions import JobOptions
 from zclient.jobs import id_bytes, queue_name, wire_options
 from zclient.schedules import Schedule, schedule_arguments
 from zclient.streaming import WINDOW, Reading, Stream
+from zclient.unconfirmed import UnconfirmedJob
 from zclient.watching import Following
 
 T = TypeVar("T")
@@ -65,6 +66,25 @@ class Client(Flows, TopicMethods):
         instead = self._run(lambda session, now: verbs.sending(session, now, group, timeout_ms))
         sent = group.ids[0]
         return self._handle(instead.get(sent, sent).decode(), sent in instead)
+
+    def send_nowait(
+        self,
+        queue: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        batch: Any = None,
+        timeout: Duration | None = None,
+        **options: Unpack[JobOptions],
+    ) -> UnconfirmedJob:
+        """Send a job without waiting for the broker to have it: its `UnconfirmedJob` tells, and `flush` waits for all.
+
+        It leaves at once, or with others that wait; a thread works for them while any is unconfirmed. What fails raises
+        at `UnconfirmedJob.wait`, or at `flush` if nobody waited; the ``with`` block flushes at its end. A process that
+        ends before may lose what is unconfirmed. With 10,000 jobs or 32 MiB unconfirmed it waits for room.
+        """
+        group = one_job(queue, payload, id, wire_options(batch=batch, **options))
+        return UnconfirmedJob(self, self._engine().take(group, self._config.timeout(timeout)))
 
     def send_many(
         self,
@@ -389,7 +409,11 @@ class Client(Flows, TopicMethods):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            with contextlib.suppress(*(() if kind is None else (ZError,))):  # what ended the block says more
+                self.flush()
+        finally:
+            self.close()
 
     def _handle(self, identifier: str, existing: bool = False, /) -> JobHandle:
         return JobHandle(self, identifier, existing)

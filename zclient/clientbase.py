@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 from zclient import verbs
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
 from zclient.engine import Begin, Engine
-from zclient.errors import ClosedError
+from zclient.errors import AnswerTimeout, ClosedError
+from zclient.outbox import Entry
 from zclient.session import Session
 from zclient.verbs import Feed, Procedure
 
@@ -40,7 +41,8 @@ class ClientBase:
         self._closed = False
 
     def close(self) -> None:
-        """Say goodbye and disconnect. Calls in other threads end with `ClosedError`. A forked child closes its own."""
+        """Say goodbye and disconnect. Calls in other threads end with `ClosedError`, and what `send_nowait` took and is
+        not confirmed has an unknown end: `flush` comes first. A forked child closes its own."""
         self._closed = True
         engine = self._engines.get(os.getpid())
         if engine is not None:
@@ -60,6 +62,28 @@ class ClientBase:
         report: Callable[[int], Any] | None = None,
     ) -> T:
         return self._engine().run(begin, feed, report)
+
+    def flush(self, *, timeout: Duration | None = None) -> None:
+        """Wait until the broker has all on disk that `send_nowait` took so far.
+
+        Without a timeout it waits to the end: each job has a time of its own. Raises the first failure that no
+        `UnconfirmedJob.wait` told of, and `AnswerTimeout` if the end of some is not known in time.
+        """
+        engine = self._engines.get(os.getpid())
+        if engine is None:
+            return
+        timeout_ms = self._config.patience(timeout)
+        came = engine.run(lambda session, now: engine.outbox.emptying(session, now, timeout_ms))
+        engine.outbox.raise_failure()
+        if not came:
+            raise AnswerTimeout(f"{len(engine.outbox.entries)} jobs are not confirmed yet; they are still under way")
+
+    def _wait_for(self, entry: Entry, timeout: Duration | None) -> bool:
+        """Wait for a job in the outbox; whether its end is known."""
+        if entry.done:
+            return True
+        timeout_ms = self._config.patience(timeout)
+        return self._run(lambda session, now: entry.outbox.ending(session, now, entry, timeout_ms))
 
     def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
         timeout_ms = self._config.timeout(timeout)

@@ -1,4 +1,5 @@
-"""How a blocking client waits: no thread of its own, whichever caller waits does the work for all.
+"""How a blocking client waits: whichever caller waits does the work for all; a thread of its own it has only for what
+nobody waits for.
 
 One *leader* at a time waits on the link, without the lock. The others wait for their own requests, and one of them
 leads when the leader has what it came for. A caller that comes while another waits takes a turn itself, so that what it
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from zclient.config import Config
 from zclient.errors import ClosedError
 from zclient.link import Transport
+from zclient.outbox import Entry, Outbox
+from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import Session
 from zclient.verbs import End, Feed, Procedure, Report, Step, Wait, advance
@@ -23,6 +26,9 @@ Begin = Callable[[Session, float], Procedure[T]]
 CROWD = 4
 """With so many callers waiting beside the leader, one that comes has the leader send for it: more may come meanwhile,
 and leave in one message with it. Below that a turn of its own is quicker than waking another thread."""
+
+BORED_S = 1.0
+"""The thread of the outbox ends when nothing was sent without waiting for so long."""
 
 _LONGEST_WAIT_S = 3600.0
 """A gate is waited at for at most this long at once; then the time is looked at again."""
@@ -61,6 +67,9 @@ class Engine:
         self._leading = False
         self._followers: dict[_Waiter, None] = {}
         self._closed = False
+        self.outbox = Outbox()
+        self._attendant: threading.Thread | None = None
+        self._bored = _Waiter()  # the attendant, when it has nothing to do
 
     def run(
         self,
@@ -89,6 +98,38 @@ class Engine:
             finally:
                 procedure.close()
 
+    def take(self, group: Group, timeout_ms: float) -> Entry:
+        """Put a job into the outbox, and see that somebody attends to it; waits only if the outbox is full."""
+        with self._lock:
+            session, transport = self._open()
+            if not self.outbox.is_full:
+                entry = self.outbox.add(session, group, transport.now(), timeout_ms)
+                if self._attendant is None:
+                    self._attendant = threading.Thread(target=self._attend, name="zclient-outbox", daemon=True)
+                    self._attendant.start()
+                elif self._leading:
+                    transport.wake()
+                else:
+                    self._bored.rouse()
+                return entry
+        return self.run(lambda session, now: self.outbox.adding(session, now, group, timeout_ms))
+
+    def _attend(self) -> None:
+        """The thread of the outbox: it works the connection while something is unconfirmed, and ends when it was bored
+        for a while."""
+        try:
+            while True:
+                self.run(self.outbox.attending)
+                with self._lock:
+                    if not self.outbox.entries:
+                        self._at_gate(self._bored, BORED_S)
+                    if not self.outbox.entries:
+                        return
+        except ClosedError:
+            return  # each of its jobs was told so
+        finally:
+            self._attendant = None
+
     def nudge(self) -> None:
         """Let what was asked for without the lock leave, unless somebody is about to take a turn anyhow."""
         if self._lock.acquire(blocking=False):
@@ -108,7 +149,8 @@ class Engine:
                 return
             session, transport = self._opened
             session.fail_all(ClosedError())
-            for follower in self._followers:
+            self.outbox.close(ClosedError())
+            for follower in (*self._followers, self._bored):
                 follower.rouse()
             transport.wake()
             while self._leading:
@@ -196,13 +238,19 @@ class Engine:
             self._idle.notify_all()
 
     def _follow(self, waiter: _Waiter, left_ms: float) -> None:
+        self._followers[waiter] = None
+        try:
+            self._at_gate(waiter, min(left_ms / 1000, _LONGEST_WAIT_S))
+        finally:
+            del self._followers[waiter]
+
+    def _at_gate(self, waiter: _Waiter, seconds: float) -> None:
+        """Wait without the lock until the waiter is roused, or for so long."""
         gate = waiter.gate = threading.Lock()
         gate.acquire()
-        self._followers[waiter] = None
         self._lock.release()
         try:
-            gate.acquire(timeout=min(left_ms / 1000, _LONGEST_WAIT_S))
+            gate.acquire(timeout=seconds)
         finally:
             self._lock.acquire()
-            del self._followers[waiter]
             waiter.gate = None

@@ -1,0 +1,128 @@
+"""`send_nowait` and `flush` of both clients against a real broker process."""
+
+import asyncio
+import threading
+
+import pytest
+
+from tests.system.processes import BrokerProcess, free_endpoint
+from zclient import AnswerTimeout, AsyncClient, BrokerUnreachable, Client, DuplicateId, InvalidArgument
+
+JOBS = 3000
+
+
+def ready(client: Client, queue: str) -> int:
+    count: int = client.queue(queue)["ready"]
+    return count
+
+
+def test_a_flush_waits_until_all_are_stored_in_their_order(broker: BrokerProcess, client: Client) -> None:
+    sent = [client.send_nowait("many", n) for n in range(JOBS)]
+    client.flush()
+    assert all(job.done for job in sent)
+    assert ready(client, "many") == JOBS
+    assert [job.id for job in client.jobs("many", limit=JOBS)] == [job.id for job in sent]
+
+
+def test_it_leaves_by_itself_and_can_be_waited_for(client: Client) -> None:
+    job = client.send_nowait("single", "payload", id="chosen")
+    assert job.id == "chosen"
+    handle = job.wait(10)
+    assert (handle.id, handle.existing, job.done) == ("chosen", False, True)
+    assert handle.status().payload == "payload"
+    taken = client.send_nowait("single", unique="text")
+    assert client.send_nowait("single", unique="text").wait().id == taken.wait().id
+
+
+def test_nobody_need_wait_for_what_was_sent(broker: BrokerProcess, client: Client) -> None:
+    """No call follows: the client's own thread sends it and hears the answer."""
+    with Client(broker.endpoint) as quiet:
+        job = quiet.send_nowait("quiet", 1)
+        for status in client.watch(job.id) if not job.done else ():
+            assert status.queue == "quiet"
+            break
+        assert job.wait(10).id == job.id
+    assert ready(client, "quiet") == 1
+
+
+def test_the_block_flushes_at_its_end_and_raises_what_nobody_heard(broker: BrokerProcess, client: Client) -> None:
+    client.send("twice", 1, id="same")
+    with pytest.raises(DuplicateId), Client(broker.endpoint) as other:
+        other.send_nowait("twice", 2, id="same")
+        good = other.send_nowait("twice", 3)
+    assert good.done and ready(client, "twice") == 2
+    with Client(broker.endpoint) as other:
+        failed = other.send_nowait("twice", 2, id="same")
+        with pytest.raises(DuplicateId):
+            failed.wait()
+    with pytest.raises(ZeroDivisionError), Client(broker.endpoint) as other:
+        other.send_nowait("twice", 2, id="same")
+        raise ZeroDivisionError
+
+
+def test_without_a_broker_it_fails_in_its_own_time() -> None:
+    client = Client(free_endpoint(), timeout=0.3)
+    job = client.send_nowait("lost", 1)
+    with pytest.raises(AnswerTimeout):
+        client.flush(timeout=0.05)
+    with pytest.raises(BrokerUnreachable):
+        job.wait()
+    client.flush()
+    with pytest.raises(InvalidArgument):
+        client.send_nowait("lost", object())
+    client.close()
+
+
+def test_many_threads_share_it_and_its_thread_ends_with_the_work(broker: BrokerProcess) -> None:
+    before = set(threading.enumerate())
+    with Client(broker.endpoint) as client:
+        threads = [
+            threading.Thread(target=lambda: [client.send_nowait("shared", n) for n in range(500)]) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.flush()
+        assert ready(client, "shared") == 2000
+        ours = set(threading.enumerate()) - before
+        assert [thread.name for thread in ours] in ([], ["zclient-outbox"])
+        for thread in ours:
+            thread.join(10)
+            assert not thread.is_alive()
+        client.send_nowait("shared", "once more").wait()
+
+
+def test_a_broker_that_is_killed_and_started_again_has_each_once(own_broker: BrokerProcess) -> None:
+    with Client(own_broker.endpoint, timeout=30) as client:
+        sent = []
+        for n in range(JOBS):
+            sent.append(client.send_nowait("killed", n))
+            if n == JOBS // 2:
+                own_broker.kill()
+                own_broker.start()
+        client.flush()
+        assert [job.id for job in client.jobs("killed", limit=None)] == [job.id for job in sent]
+
+
+def test_an_asyncio_client_does_the_same(broker: BrokerProcess, client: Client) -> None:
+    client.send("async", 0, id="taken")
+
+    async def main() -> None:
+        async with AsyncClient(broker.endpoint) as aio:
+            sent = [await aio.send_nowait("async", n) for n in range(JOBS)]
+            await aio.flush()
+            assert all(job.done for job in sent)
+            handle = await (await aio.send_nowait("async", "last", id="last"))
+            assert handle.id == "last"
+            bad = await aio.send_nowait("async", 1, id="taken")
+            with pytest.raises(DuplicateId):
+                await bad
+            await aio.send_nowait("async", 2, id="taken")
+            with pytest.raises(DuplicateId):
+                await aio.flush()
+            await aio.send_nowait("async", "at the end")
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    assert ready(client, "async") == JOBS + 3
