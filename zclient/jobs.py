@@ -29,10 +29,34 @@ _LAST_DIGITS = [b"%03x" % number for number in range(_BLOCK)]
 # ---- ids
 
 
+class _Random(threading.local):
+    """Random bytes of the system, fetched many at a time: asking for them lets go of the interpreter's lock, which in
+    a busy thread costs more than all the rest of a send."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Fetch anew: a forked child must not make the ids that its parent will make."""
+        self._pool = b""
+        self._next = 0
+
+    def number(self, size: int) -> int:
+        """A number of so many random bytes."""
+        start, self._next = self._next, self._next + size
+        if self._next > len(self._pool):
+            self._pool, start, self._next = os.urandom(4096), 0, size
+        return int.from_bytes(self._pool[start : start + size], "big")
+
+
+_random = _Random()
+os.register_at_fork(after_in_child=_random.forget)  # of its threads only this one is left
+
+
 def new_prefix() -> bytes:
     """The first 26 digits of a new UUIDv7: milliseconds, version, variant, and 50 random bits."""
     milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(8), "big")
+    random = _random.number(8)
     high = milliseconds << 16 | 0x7 << 12 | (random & 0xFFF)
     low = 0b10 << 62 | (random >> 12 & ((1 << 38) - 1)) << 24
     return b"%016x%010x" % (high, low >> 24)
@@ -40,8 +64,7 @@ def new_prefix() -> bytes:
 
 def new_id() -> bytes:
     """A new job id, all of it random but for the time."""
-    random = int.from_bytes(os.urandom(3), "big")
-    return b"%b%06x" % (new_prefix(), random)
+    return b"%b%06x" % (new_prefix(), _random.number(3))
 
 
 class IdRun:

@@ -134,6 +134,11 @@ class Request:
         return m.Extend(self.number, *self.body)
 
 
+WINDOW = 64
+"""Requests on their way at once. What comes meanwhile waits, and small PUTs then leave together; a broker remembers the
+numbers of a thousand."""
+
+
 class Numbers:
     """The numbers of one incarnation: 1, 2, 3, ... in the order in which requests are first handed to the link."""
 
@@ -142,6 +147,11 @@ class Numbers:
         self.unanswered: dict[int, Request] = {}
         """Requests that have a number and no answer, oldest first."""
         self._oldest = 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what was never sent has to wait for answers to what was."""
+        return len(self.unanswered) >= WINDOW
 
     def give(self, request: Request) -> None:
         """Number a request that is about to be sent for the first time."""

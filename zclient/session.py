@@ -130,7 +130,7 @@ class Session:
             return False
         followed = self._watches.pending or self.tails.pending or self.readers.pending
         told = self.capacity == self._capacity_told
-        return bool(self._control or self._waiting or followed or not told)
+        return bool(self._control or self._next or followed or not told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -308,8 +308,8 @@ class Session:
             handed.append(tuple(watch.ids))
             frames.append(encode(watch))
         waiting = self._waiting
-        while waiting and len(frames) < most:
-            request = waiting.popleft()
+        while len(frames) < most and (request := self._next):
+            waiting.popleft()
             request.queued = False
             if request.done:
                 continue
@@ -320,6 +320,12 @@ class Session:
             handed.append(request)
             frames.append(encode(request.message(self._numbers.low(request.number))))
         return frames
+
+    @property
+    def _next(self) -> Request | None:
+        """The request to send next; none while what was never sent has to wait for answers to what was."""
+        request = self._waiting[0] if self._waiting else None
+        return request if request is None or request.number or not self._numbers.is_full else None
 
     def unsent(self, count: int) -> None:
         """The last ``count`` messages of `outgoing` found no room or no connection, and did not leave."""
@@ -468,10 +474,7 @@ class Session:
         request.finish(value, error)
 
     def _on_finished(self, finished: m.Finished, now: float) -> bool:
-        for identifier, state, result, cause in finished.ends:
-            request = self._watches.ended(identifier)
-            if request is not None:
-                request.finish((state, result, cause))
+        self._watches.finished(finished.ends)
         return False
 
     def _on_changed(self, changed: m.Changed, now: float) -> bool:

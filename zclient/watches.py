@@ -170,11 +170,13 @@ class Watches:
 
     # ---- what is heard
 
-    def ended(self, identifier: bytes) -> Request | None:
-        """The request of a job whose end was told: it is watched no longer."""
-        request = self._ends.get(identifier)
-        self._forget(identifier)
-        return request
+    def finished(self, ends: list[Any]) -> None:
+        """The ends of jobs were told: they are watched no longer, and who waited knows."""
+        for identifier, state, result, cause in ends:
+            request = self._ends.get(identifier)
+            self._forget(identifier)
+            if request is not None:
+                request.finish((state, result, cause))
 
     def changed(self, row: dict[str, Any]) -> None:
         """A job changed; nothing if nobody follows it."""

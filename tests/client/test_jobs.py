@@ -1,5 +1,6 @@
 """What a producer makes of a job: ids that count, payloads, options."""
 
+import os
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -287,3 +288,17 @@ def test_a_row_becomes_a_status() -> None:
     assert status.progress == Progress(0.4, "page 2", status.created_at) and str(status.progress) == "40% page 2"
     assert (status.expires_at, status.unique) == (datetime(2030, 1, 1, tzinfo=UTC), "order-17")
     assert status.is_over
+
+
+def test_a_forked_child_makes_other_ids() -> None:
+    new_id()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, new_id())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs, ours = os.read(reading, 100), new_id()
+    os.close(reading)
+    os.close(writing)
+    assert len(theirs) == len(ours) == 32 and theirs[16:] != ours[16:]
