@@ -308,8 +308,8 @@ class Session:
             handed.append(tuple(watch.ids))
             frames.append(encode(watch))
         waiting = self._waiting
-        while len(frames) < most and (request := self._next):
-            waiting.popleft()
+        while len(frames) < most and self._next is not None:
+            request = waiting.popleft()
             request.queued = False
             if request.done:
                 continue

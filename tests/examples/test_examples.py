@@ -19,6 +19,17 @@ def test_hello(start: Start, endpoint: str) -> None:
     assert told == ["Hello, Ada!", "{'words': 3, 'attempt': 1, 'from': 'send.py'}", "1000 greetings"]
 
 
+def test_sending(endpoint: str) -> None:
+    assert example("sending.py", endpoint) == [
+        "confirmed: first",
+        "without waiting: 1000 confirmed at the flush",
+        "refused: another job has the id 'first'",
+        "many at once: 1000 confirmed",
+        "from many tasks: 1000 confirmed",
+        "waiting in the queue: 3001",
+    ]
+
+
 def test_retries_and_dead(endpoint: str) -> None:
     assert example("retries_and_dead.py", endpoint) == [
         "https://example.org answered at attempt 3",
