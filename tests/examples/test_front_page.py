@@ -42,7 +42,7 @@ def test_the_quickstart_works_as_it_stands(start: Start, tmp_path: Path) -> None
     queues, workers, scheduled, stats = shown
     assert queues[1].startswith("greet ")
     assert len(workers) == len(scheduled) == 2  # a head, and one line each
-    assert '"done": 1002,' in "\n".join(stats)
+    assert '"done": 1003,' in "\n".join(stats)
     _, policy = [output(*one_line(line), cwd=tmp_path, ZBROKER_ENDPOINT=endpoint) for line in say.splitlines()]
     assert [line.split() for line in policy if line.startswith(("rate", "key_limit"))] == [
         ["key_limit", "1", "set"],
