@@ -1,9 +1,11 @@
 """One thing asked of the broker and what became of it. It holds no socket and no clock, and it sends nothing itself."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from zclient.errors import AnswerTimeout, OutcomeUnknown, ZError
+from zclient.protocol import limits
 from zclient.protocol import messages as m
 
 PUT, SETTLE, EXTEND, ASK, ORDER = "put", "settle", "extend", "ask", "order"
@@ -120,7 +122,29 @@ class Numbers:
         self.next = 1
         self.unanswered: dict[int, Request] = {}
         """Requests that have a number and no answer, oldest first."""
+        self.kept_back: deque[Request] = deque()
+        """Batches without a number, since the broker would not remember one more. All that waits is younger."""
         self._oldest = 1
+
+    def next_of(self, waiting: deque[Request]) -> Request | None:
+        """The next one to be sent, with its number: of those kept back, then of ``waiting``; None if none may be."""
+        kept_back = self.kept_back
+        while True:
+            if kept_back and not self.full:
+                request = kept_back.popleft()
+            elif waiting:
+                request = waiting.popleft()
+            else:
+                return None
+            if request.done:
+                continue
+            if not request.number:
+                if self.full and request.is_batch:
+                    kept_back.append(request)
+                    continue
+                self.give(request)
+            request.queued = False
+            return request
 
     def give(self, request: Request) -> None:
         """Number a request that is about to be sent for the first time."""
@@ -135,6 +159,12 @@ class Numbers:
             self.next = request.number
             self._oldest = min(self._oldest, request.number)
             request.number = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether one more batch would be more than the broker remembers."""
+        most = limits.MAX_OPEN_BATCHES
+        return self.next - self._oldest >= most and self.next - self.low(self.next) >= most
 
     def low(self, number: int) -> int:
         """The oldest number of an unanswered batch, or ``number``. Each number is stepped over once."""

@@ -129,7 +129,8 @@ class Session:
             return False
         followed = self._watches.pending or self.tails.pending or self.readers.pending
         told = self.capacity == self._capacity_told
-        return bool(self._control or self._waiting or followed or not told)
+        waiting = self._waiting or (self._numbers.kept_back and not self._numbers.full)
+        return bool(self._control or waiting or followed or not told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -257,8 +258,9 @@ class Session:
     def fail_all(self, error: ZError) -> None:
         """End everything that is open with this error; for an owner that closes."""
         followed = [*self._watches.clear(), *self.tails.clear()]
-        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *followed]
+        open_requests = [*self._numbers.unanswered.values(), *self._numbers.kept_back, *self._waiting, *followed]
         self._numbers.unanswered.clear()
+        self._numbers.kept_back.clear()
         self._waiting.clear()
         for request in open_requests:
             request.finish(None, error)
@@ -283,8 +285,8 @@ class Session:
         frames: list[list[bytes]] = []
         handed: list[Any] = []
         self._handed = handed
-        for request in self._watches.left():
-            self._unwatch(request)
+        for left in self._watches.left():
+            self._unwatch(left)
         self.tails.say_left()
         for reader in self.readers.left():
             self.give_up(reader.end)
@@ -303,21 +305,15 @@ class Session:
             handed.append(_CAPACITY)
             frames.append(encode(m.Capacity(self.capacity)))
         for watch, requests in self._watches.due():
-            for request in requests:
-                self._sending(request, now)
+            for watched in requests:
+                self._sending(watched, now)
             handed.append(tuple(watch.ids))
             frames.append(encode(watch))
-        waiting = self._waiting
-        while waiting and len(frames) < most:
-            request = waiting.popleft()
-            request.queued = False
-            if request.done:
-                continue
-            if not request.number:
-                self._numbers.give(request)
+        numbers, waiting = self._numbers, self._waiting
+        while len(frames) < most and (request := numbers.next_of(waiting)) is not None:
             self._sending(request, now)
             handed.append(request)
-            frames.append(encode(request.message(self._numbers.low(request.number))))
+            frames.append(encode(request.message(numbers.low(request.number))))
         return frames
 
     def unsent(self, count: int) -> None:
@@ -342,7 +338,8 @@ class Session:
             # Its number was never seen by anybody: it is free again, so that HELLO's resend_below stays exact.
             self._numbers.take_back(request)
         request.queued = True
-        self._waiting.appendleft(request)
+        line = self._numbers.kept_back if request.is_batch and not request.number else self._waiting
+        line.appendleft(request)
 
     def _hand_control(self, frames: list[list[bytes]], handed: list[Any]) -> list[list[bytes]]:
         handed += self._control
