@@ -30,6 +30,7 @@ class Section(NamedTuple):
     ratio_of: str  # the figure that is compared
     less_is_better: bool
     runs: Sequence[Run]
+    of_the_best: bool = False  # whether each is compared with the best of them, and not with the first
 
 
 class Table:
@@ -62,17 +63,26 @@ class Table:
         theirs = self.median(run, self.section.ratio_of)
         return theirs / ours if self.section.less_is_better else ours / theirs
 
+    def share(self, run: str) -> float:
+        """What part of the best run's figure this one reaches, 1 at the most."""
+        best = min(self.values, key=self.ratio)
+        return self.ratio(best) / self.ratio(run)
+
     def lines(self) -> list[str]:
         """The section in Markdown."""
         section = self.section
         figures = list(dict.fromkeys(name for values in self.values.values() for name in values))
         lines = [f"### {section.title}", "", section.note, ""]
         first = section.runs[0].name
-        lines.append(f"| | {first} is better by | " + " | ".join(figures) + " |")
+        compared = "share of the best" if section.of_the_best else f"{first} is better by"
+        lines.append(f"| | {compared} | " + " | ".join(figures) + " |")
         lines.append("|---|---|" + "---|" * len(figures))
         for name, values in self.values.items():
             cells = [_cell(values[figure]) if figure in values else "" for figure in figures]
-            times = "" if name == first else f"{self.ratio(name):.2f}"
+            if section.of_the_best:
+                times = f"{self.share(name):.2f}"
+            else:
+                times = "" if name == first else f"{self.ratio(name):.2f}"
             lines.append(f"| {name} | {times} | " + " | ".join(cells) + " |")
         lines += ["", *(f"Not measured: {name}: {why}." for name, why in self.missing.items())]
         return lines

@@ -1,9 +1,9 @@
 """The sections of ``make bench``: which work is done by whom. Sizes are for a machine of two cores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks import bare_loop, workloads
+from benchmarks import backlog, bare_loop, delayed, scale, start, workloads
 from benchmarks.peers import lifecycles, tasks
 from benchmarks.report import Run, Section
 
@@ -61,11 +61,27 @@ def no_op_tasks(number: int) -> Section:
     return Section("tasks", "Tasks", note, "tasks/s", False, runs)
 
 
-def latency(rate: int, names: tuple[str, ...]) -> Section:
-    chosen = [one for one in tasks.LIBRARIES if one.name in names]
-    runs = [Run(one.name, partial(tasks.measure, one, max(500, 4 * rate), rate, "fsync")) for one in chosen]
-    note = f"Milliseconds from the send to the start of the task, at {rate:,} jobs a second. {FSYNC}"
+def latency_beside(rate: int, number: int, names: tuple[str, ...]) -> Section:
+    runs = [Run(one.name, partial(tasks.measure, one, number, rate, "fsync")) for one in tasks.named(*names)]
+    (ours,) = tasks.named("zbroker")
+    runs.append(Run("zbroker, durability os", partial(tasks.measure, ours, number, rate, "default")))
+    note = (
+        f"Milliseconds from the send to the start of the task, at {rate:,} jobs a second, one send after the other. "
+        f"{FSYNC} The last row has zbroker without syncs, since RabbitMQ hands a message on before it is synced."
+    )
     return Section(f"latency-{rate}", f"Latency at {rate:,} a second", note, "p50 ms", True, runs)
+
+
+def latency_rates(seconds: float) -> Section:
+    runs = [
+        Run(f"{rate:,} a second", partial(tasks.measure, tasks.OPEN_LOOP, max(10, int(rate * seconds)), rate, "fsync"))
+        for rate in (100, 500, 2_000, 10_000)
+    ]
+    note = (
+        "Milliseconds from the send to the start of the task. The sender keeps to its rate whatever the answers do, "
+        f"with a task for each send that is not answered yet. {FSYNC}"
+    )
+    return Section("latency-rates", "Latency by rate", note, "p50 ms", True, runs)
 
 
 def calls(number: int) -> Section:
@@ -88,16 +104,112 @@ def groups(jobs: int) -> Section:
     return Section("groups", "Groups", note, "jobs/s", False, runs)
 
 
+def backlogs(waiting: int) -> Section:
+    jobs = waiting // 20
+    runs = [Run("nothing waiting", partial(backlog.measure, 0, jobs))]
+    for some in (waiting // 50, waiting // 5, waiting):
+        runs.append(Run(f"{some:,} waiting", partial(backlog.measure, some, jobs)))
+    some = waiting // 5
+    others = partial(backlog.measure, some, jobs, elsewhere=True)
+    runs.append(Run(f"{some:,} waiting in {backlog.OTHERS} other queues", others))
+    note = (
+        f"Lifecycles of {jobs:,} jobs, in batches of 100, one producer and one consumer at once, while others wait. "
+        f"The largest memory is since the start of the broker. {FSYNC}"
+    )
+    return Section("backlog", "Backlog", note, "lifecycles/s", False, runs)
+
+
+def scaled(jobs: int, what: str, sizes: dict[str, scale.Size]) -> Section:
+    runs = [Run(name, partial(scale.measure, jobs, size)) for name, size in sizes.items()]
+    note = (
+        f"Microseconds of the broker's processor time for a job that is put, delivered and acked, {jobs:,} of them, "
+        f"{scale.IN_FLIGHT:,} in flight in each row unless it says so."
+    )
+    return Section(f"scale-{what}", f"As {what} grow", note, "us a job", True, runs, of_the_best=True)
+
+
+def scaled_workers(jobs: int) -> Section:
+    sizes = {_many(n, "worker"): scale.Size(workers=n) for n in (1, 10, 100, 500)}
+    sizes["1 worker, 20 in flight"] = scale.Size(workers=1, in_flight=20)
+    return scaled(jobs, "workers", sizes)
+
+
+def scaled_queues(jobs: int) -> Section:
+    return scaled(jobs, "queues", {_many(n, "queue"): scale.Size(queues=n) for n in (1, 10, 100, 1_000)})
+
+
+def scaled_keys(jobs: int) -> Section:
+    return scaled(jobs, "keys", {_many(n, "key"): scale.Size(keys=n) for n in (1, 100, 10_000, 100_000)})
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("s" if number > 1 else "")
+
+
+def starts(waiting: int) -> Section:
+    million = waiting // 5
+    contents = {
+        "nothing": start.Contents(),
+        f"{million:,} waiting": start.Contents(million),
+        f"{waiting:,} waiting": start.Contents(waiting),
+        f"{million:,} timers": start.Contents(timers=million),
+        f"{million // 10:,} lanes": start.Contents(lanes=million // 10),
+        f"{million:,} waiting, {million // 100:,} leased": start.Contents(million, leased=million // 100),
+    }
+    runs = [Run(name, partial(start.measure, what)) for name, what in contents.items()]
+    note = (
+        "Seconds from the start of a process that was killed, on the same data, to the first job in a consumer's hands."
+    )
+    return Section("start", "Starts", note, "first delivery s", True, runs)
+
+
+def falling_due(waiting: int) -> Section:
+    jobs = waiting // 5
+    seconds = min(60.0, jobs / delayed.EACH_S)
+    run = Run(f"{jobs:,} jobs over {seconds:.0f} s", partial(delayed.measure, jobs, seconds))
+    note = f"Delayed jobs that fall due, spread evenly: milliseconds from the moment to a consumer's hands. {FSYNC}"
+    return Section("delayed", "Delayed jobs", note, "p99 ms", True, [run])
+
+
 MAKERS: dict[str, Callable[[int], Section]] = {
     "lifecycle": lambda jobs: lifecycle(jobs, "fsync"),
     "lifecycle-default": lambda jobs: lifecycle(jobs, "default"),
     "batches": batches,
     "singles": lambda jobs: singles(jobs // 5),
     "tasks": lambda jobs: no_op_tasks(jobs // 4),
-    "latency-100": lambda jobs: latency(100, ("zbroker",)),
-    "latency-500": lambda jobs: latency(500, ("zbroker", "Dramatiq, RabbitMQ", "Celery, RabbitMQ", "taskiq", "Huey")),
+    "latency-500": lambda jobs: latency_beside(
+        500, max(50, jobs // 50), ("zbroker", "Dramatiq, RabbitMQ", "Celery, RabbitMQ", "taskiq", "Huey")
+    ),
+    "latency-rates": lambda jobs: latency_rates(jobs / 10_000),
     "calls": lambda jobs: calls(jobs // 100),
     "payloads": payloads,
     "groups": lambda jobs: groups(jobs // 10),
+    "scale-workers": lambda jobs: scaled_workers(2 * jobs),
+    "scale-queues": lambda jobs: scaled_queues(2 * jobs),
+    "scale-keys": lambda jobs: scaled_keys(2 * jobs),
 }
 """Each section by its name, made for a number of jobs in a round."""
+
+WAITING: dict[str, Callable[[int], Section]] = {
+    "backlog": backlogs,
+    "start": starts,
+    "delayed": falling_due,
+}
+"""Likewise those that fill a broker first, made for the most jobs that wait in it."""
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The sections of these names; the beginning of some names, up to a dash, means all of them. Raises LookupError."""
+    known = [*MAKERS, *WAITING]
+    found = []
+    for name in names:
+        some = [name] if name in known else [one for one in known if one.startswith(f"{name}-")]
+        if not some:
+            raise LookupError(f"no such section: {name}; there are {', '.join(known)}")
+        found += some
+    return list(dict.fromkeys(found or known))
+
+
+def make(name: str, jobs: int, waiting: int) -> Section:
+    """The section of that name, for so many jobs in a round and at most so many that wait."""
+    return MAKERS[name](jobs) if name in MAKERS else WAITING[name](waiting)

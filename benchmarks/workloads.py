@@ -44,14 +44,21 @@ def lifecycle(
     jobs: int, durability: str = "fsync", *, batch: int = BATCH, payload: bytes = PAYLOAD, pairs: int = 1
 ) -> dict[str, float]:
     """Jobs put, taken and acked per second, ``pairs`` producers and as many consumers at once."""
+    with broker(durability) as endpoint:
+        return lifecycle_at(endpoint, jobs, batch=batch, payload=payload, pairs=pairs)
+
+
+def lifecycle_at(
+    endpoint: str, jobs: int, *, batch: int = BATCH, payload: bytes = PAYLOAD, pairs: int = 1
+) -> dict[str, float]:
+    """The same through a broker that runs, and may have jobs that wait already: these are taken first."""
     jobs -= jobs % (batch * pairs)
     credit = min(CREDIT, max(20, (16 << 20) // len(payload)))
     roles = [
         *(partial(produce, jobs=jobs // pairs, batch=batch, payload=payload) for _ in range(pairs)),
         *(partial(consume, jobs=jobs // pairs, credit=credit) for _ in range(pairs)),
     ]
-    with broker(durability) as endpoint:
-        told = together(*(partial(_at, role, endpoint) for role in roles))
+    told = together(*(partial(_at, role, endpoint) for role in roles))
     begun = min(first for first, _ in told[:pairs])
     put = max(last for _, last in told[:pairs])
     return {"lifecycles/s": jobs / (max(told[pairs:]) - begun), "puts/s": jobs / (put - begun)}

@@ -198,7 +198,7 @@ LIMITS = {
     "pairs of job and parent in one PUT": f"{limits.MAX_BATCH_EDGES:,}",
     "acks in one SETTLE, ids in one WATCH, UNWATCH": f"{limits.MAX_BATCH_JOBS:,}",
     "ids in one ORDER, other settlements in one SETTLE": f"{limits.MAX_ORDER_IDS}",
-    "PUTs, ORDERs and WORKFLOWs of a peer that were applied, from its `low` on": f"{broker_limits.MAX_ANSWERS:,}",
+    "PUTs, ORDERs and WORKFLOWs of a peer that were applied, from its `low` on": f"{limits.MAX_OPEN_BATCHES:,}",
     "a batch is sent again": f"{limits.RESEND_LIMIT_MS // 3_600_000} hour ",
     "id": size(limits.MAX_ID_BYTES),
     "queue name": f"{limits.MAX_NAME_CHARS} characters",

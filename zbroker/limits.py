@@ -162,9 +162,6 @@ no new jobs are taken, since one of them may be finished already."""
 INLINE_RESULT_BYTES = 4096
 """A larger result lies in a row of its own, not in the block of finished jobs."""
 
-MAX_ANSWERS = 1000
-"""Numbers that the broker keeps of one producer above its `low`; a peer that leaves more unanswered is refused."""
-
 LATE_TURN_MS = 500
 """A turn later than this is the broker's own stall: deadlines move by the gap."""
 

@@ -69,20 +69,23 @@ class Gathered(Request):
         return left
 
 
-def gathered(first: Request, waiting: deque[Request]) -> Request:
-    """``first``, or a request for it and those that stand next in ``waiting`` and may travel with it; these are taken
-    out."""
-    if not waiting or not _may_travel(first):
+def gathered(first: Request, *lines: deque[Request]) -> Request:
+    """``first``, or a request for it and those that stand next in the lines, one behind the other, and may travel with
+    it; these are taken out."""
+    if not any(lines) or not _may_travel(first):
         return first
     members = [first]
     jobs, size = _extent(first)
-    while waiting and jobs < GATHER_JOBS and size < GATHER_BYTES and _may_travel(waiting[0]):
-        request = waiting.popleft()
-        request.queued = False
-        if not request.done:
-            more, larger = _extent(request)
-            jobs, size = jobs + more, size + larger
-            members.append(request)
+    for line in lines:
+        while line and jobs < GATHER_JOBS and size < GATHER_BYTES and _may_travel(line[0]):
+            request = line.popleft()
+            request.queued = False
+            if not request.done:
+                more, larger = _extent(request)
+                jobs, size = jobs + more, size + larger
+                members.append(request)
+        if line:
+            break
     return Gathered(members) if len(members) > 1 else first
 
 

@@ -20,12 +20,13 @@ from zclient.errors import (
     ZError,
     error_from_wire,
 )
-from zclient.gathering import Gathered, gathered
+from zclient.gathering import Gathered
+from zclient.numbers import Numbers
 from zclient.protocol import limits
 from zclient.protocol import messages as m
 from zclient.protocol.codec import MalformedMessage, decode, encode
 from zclient.readers import READ_AGAIN_MS, Readers
-from zclient.requests import ASK, EXTEND, ORDER, PUBLISH, PUT, SETTLE, TAIL, WATCH, WORKFLOW, Numbers, Request
+from zclient.requests import ASK, EXTEND, ORDER, PUBLISH, PUT, SETTLE, TAIL, WATCH, WORKFLOW, Request
 from zclient.tails import Tails
 from zclient.watches import Follower, Watches
 
@@ -130,7 +131,8 @@ class Session:
             return False
         followed = self._watches.pending or self.tails.pending or self.readers.pending
         told = self.capacity == self._capacity_told
-        return bool(self._control or self._next or followed or not told)
+        waiting = self._waiting or (self._numbers.kept_back and not self._numbers.full)
+        return bool(self._control or waiting or followed or not told)
 
     def connected(self, now: float) -> None:
         """A fresh connection is up. What is left of the one before must have been received first."""
@@ -257,8 +259,9 @@ class Session:
     def fail_all(self, error: ZError) -> None:
         """End everything that is open with this error; for an owner that closes."""
         followed = [*self._watches.clear(), *self.tails.clear()]
-        open_requests = [*self._numbers.unanswered.values(), *self._waiting, *followed]
+        open_requests = [*self._numbers.unanswered.values(), *self._numbers.kept_back, *self._waiting, *followed]
         self._numbers.unanswered.clear()
+        self._numbers.kept_back.clear()
         self._waiting.clear()
         for request in open_requests:
             request.finish(None, error)
@@ -283,8 +286,8 @@ class Session:
         frames: list[list[bytes]] = []
         handed: list[Any] = []
         self._handed = handed
-        for request in self._watches.left():
-            self._unwatch(request)
+        for left in self._watches.left():
+            self._unwatch(left)
         self.tails.say_left()
         for reader in self.readers.left():
             self.give_up(reader.end)
@@ -303,29 +306,16 @@ class Session:
             handed.append(_CAPACITY)
             frames.append(encode(m.Capacity(self.capacity)))
         for watch, requests in self._watches.due():
-            for request in requests:
-                request.sending(now)
+            for watched in requests:
+                watched.sending(now)
             handed.append(tuple(watch.ids))
             frames.append(encode(watch))
-        waiting = self._waiting
-        while len(frames) < most and self._next is not None:
-            request = waiting.popleft()
-            request.queued = False
-            if request.done:
-                continue
-            if not request.number:
-                request = gathered(request, waiting)
-                self._numbers.give(request)
+        numbers, waiting = self._numbers, self._waiting
+        while len(frames) < most and (request := numbers.next_of(waiting)) is not None:
             request.sending(now)
             handed.append(request)
-            frames.append(encode(request.message(self._numbers.low(request.number))))
+            frames.append(encode(request.message(numbers.low(request.number))))
         return frames
-
-    @property
-    def _next(self) -> Request | None:
-        """The request to send next; none while what was never sent has to wait for answers to what was."""
-        request = self._waiting[0] if self._waiting else None
-        return request if request is None or request.number or not self._numbers.is_full else None
 
     def unsent(self, count: int) -> None:
         """The last ``count`` messages of `outgoing` found no room or no connection, and did not leave."""
@@ -349,9 +339,10 @@ class Session:
             # Its number was never seen by anybody: it is free again, so that HELLO's resend_below stays exact.
             self._numbers.take_back(request)
         parts = request.come_apart(alone=False) if isinstance(request, Gathered) and not request.sent else [request]
+        line = self._numbers.kept_back if request.is_batch and not request.number else self._waiting
         for part in reversed(parts):
             part.queued = True
-            self._waiting.appendleft(part)
+            line.appendleft(part)
 
     def _hand_control(self, frames: list[list[bytes]], handed: list[Any]) -> list[list[bytes]]:
         handed += self._control

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +60,8 @@ def _worker(library: Library, port: int, file: Path) -> Iterator[dict[str, str]]
 
 
 def measure(library: Library, tasks: int, rate: float, durability: str) -> dict[str, float]:
-    """Send ``tasks`` at that rate a second, or as fast as it goes where it is 0: tasks a second, or milliseconds from
-    the send to the start. Raises `Missing`."""
+    """Send ``tasks`` as fast as it goes: tasks a second. Or at a rate a second, if it is not 0: milliseconds from the
+    send to the start, the rate attained, and how late the sender itself was. Raises `Missing`."""
     servers.need(*library.modules)
     tasks = tasks if rate else max(1, tasks // library.slowness)
     with tempfile.TemporaryDirectory(prefix="zbroker-bench-") as directory, library.server(durability) as port:
@@ -73,11 +74,12 @@ def measure(library: Library, tasks: int, rate: float, durability: str) -> dict[
             sending = _sending(library, env, tasks, rate)
             _await(file, 1 + tasks, library)
             ended = time.monotonic()
-            began = sending.communicate()[0]
+            told = sending.communicate()[0].split()
         waits = [wait for (wait,) in WAIT.iter_unpack(file.read_bytes()[WAIT.size :])]
+    attained = tasks / (ended - max(begun, float(told[0])))
     if not rate:
-        return {"tasks/s": tasks / (ended - max(begun, float(began)))}
-    return workloads.percentiles(waits)
+        return {"tasks/s": attained}
+    return {**workloads.percentiles(waits), "tasks/s": attained, "sent late, p99 ms": float(told[1])}
 
 
 def _sending(library: Library, env: dict[str, str], tasks: int, rate: float) -> "subprocess.Popen[str]":
@@ -100,7 +102,8 @@ def _await(file: Path, tasks: int, library: Library) -> None:
 
 
 def produce(app: str, tasks: int, rate: float) -> None:
-    """The producer's process: prints when it began to send (monotonic clock)."""
+    """The producer's process: prints when it began to send (monotonic clock), and at a rate by how many milliseconds
+    it was later than that at p99."""
     import importlib
 
     module = importlib.import_module(f"{APPS}.{app}")
@@ -109,19 +112,31 @@ def produce(app: str, tasks: int, rate: float) -> None:
     if not rate:
         module.send_all([begun] * tasks)
         return
+    at_rate = getattr(module, "send_at_rate", None) or partial(send_at_rate, module.send)
+    print(workloads.percentiles(at_rate(tasks, rate))["p99 ms"])
+
+
+def send_at_rate(send: Callable[[float], None], tasks: int, rate: float) -> list[float]:
+    """One send after the other, each at its moment if the one before is through; returns the seconds each was late."""
+    late = []
+    begun = time.monotonic()
     for n in range(tasks):
-        wait = begun + n / rate - time.monotonic()
-        if wait > 0:
+        due = begun + n / rate
+        if (wait := due - time.monotonic()) > 0:
             time.sleep(wait)
-        module.send(time.monotonic())
+        now = time.monotonic()
+        late.append(now - due)
+        send(now)
+    return late
 
 
+_ZWORKER = ("zworker", "run", f"{APPS}.zbroker_app:worker")
 _CELERY = ("celery", "-A", f"{APPS}.celery_app", "worker", "--pool", "threads", "--concurrency", "32", "-l", "error")
 _DRAMATIQ = ("dramatiq", f"{APPS}.dramatiq_app", "--processes", "1", "--threads", "32")
 _RQ = ("rq", "worker", "bench", "--url", "redis://127.0.0.1:{port}", "--quiet")
 
 LIBRARIES = (
-    Library("zbroker", "zbroker_app", zbroker, "", (), ("zworker", "run", f"{APPS}.zbroker_app:worker")),
+    Library("zbroker", "zbroker_app", zbroker, "", (), _ZWORKER),
     Library("Celery, Redis", "celery_app", servers.redis, "redis", ("celery", "redis"), _CELERY, 10),
     Library("Celery, RabbitMQ", "celery_app", servers.rabbitmq, "rabbitmq", ("celery",), _CELERY, 10),
     Library("Dramatiq, Redis", "dramatiq_app", servers.redis, "redis", ("dramatiq", "redis"), _DRAMATIQ, 10),
@@ -147,6 +162,15 @@ LIBRARIES = (
         10,
     ),
 )
+
+OPEN_LOOP = LIBRARIES[0]._replace(app="zbroker_open_app")
+"""zbroker with a sender that does not wait for answers, for rates that one after the other does not reach."""
+
+
+def named(*names: str) -> list[Library]:
+    """The libraries of these names, in that order."""
+    return [{one.name: one for one in LIBRARIES}[name] for name in names]
+
 
 if __name__ == "__main__":
     produce(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -21,6 +21,7 @@ from zclient import (
     OutcomeUnknown,
     ResultTimeout,
 )
+from zclient.protocol.limits import MAX_OPEN_BATCHES
 
 
 def run(broker: BrokerProcess, test: Callable[[AsyncClient], Awaitable[None]]) -> None:
@@ -39,6 +40,16 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert public(AsyncClient) == public(Client)
+
+
+def test_more_sends_at_once_than_a_broker_remembers(broker: BrokerProcess) -> None:
+    async def test(client: AsyncClient) -> None:
+        many = MAX_OPEN_BATCHES + 500
+        jobs = await asyncio.gather(*(client.send("a-more", number) for number in range(many)))
+        assert len({job.id for job in jobs}) == many
+        assert (await client.queue("a-more"))["ready"] == many
+
+    run(broker, test)
 
 
 def test_jobs_are_sent_and_their_results_awaited(broker: BrokerProcess) -> None:

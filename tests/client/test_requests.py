@@ -1,5 +1,7 @@
 """Requests of a session, without I/O: numbered, answered, sent again over connections, and given up."""
 
+import pytest
+
 from tests.client.conversation import BROKER, Peer, numbers
 from zclient.errors import (
     AnswerTimeout,
@@ -46,6 +48,37 @@ def test_a_refusal_carries_its_details() -> None:
     peer.hear(m.Failure(1, "duplicate_id", "another job", {"id": "a"}))
     assert isinstance(put.error, DuplicateId)
     assert put.error.details == {"id": "a"} and str(put.error) == "another job"
+
+
+def test_batches_beyond_those_that_the_broker_remembers_are_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_OPEN_BATCHES", 3)
+    peer = Peer()
+    peer.connect()
+    puts = [peer.put(name) for name in "abcdef"]
+    peer.session.ask("stats", {}, peer.now)
+    first, second, third, ask = peer.said()
+    assert numbers([first, second, third]) == [(1, 1), (2, 1), (3, 1)]
+    assert isinstance(ask, m.Ask) and ask.number == 4
+    assert not peer.session.pending and peer.said() == []
+    peer.now += 1
+    peer.hear(m.Ok([2, 3]))
+    assert not peer.session.pending, "the oldest one has no answer yet"
+    peer.now += ASK_AGAIN_MS
+    peer.session.tick(peer.now)
+    assert numbers(peer.said()) == [(1, 1)], "what was sent goes again past those that are kept back"
+    peer.hear(m.Ok([1]))
+    peer.session.give_up(puts[3])
+    assert peer.session.pending
+    said = peer.said()
+    assert numbers(said) == [(5, 5), (6, 5)]
+    assert [message.groups[0].ids for message in said if isinstance(message, m.Put)] == [[b"e"], [b"f"]]
+    peer.session.unsent(1)
+    peer.put("g")
+    assert numbers(peer.said()) == [(6, 5), (7, 5)]
+    kept_back = peer.put("h")
+    assert peer.said() == []
+    peer.session.fail_all(ClosedError())
+    assert isinstance(kept_back.error, ClosedError)
 
 
 def test_low_is_the_oldest_batch_without_an_answer() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.core.harness import Bench, Peer, payloads
-from zbroker import limits as broker_limits
 from zbroker.core.states import State
 from zclient.protocol import limits
 from zclient.protocol import messages as m
@@ -95,7 +94,7 @@ def test_what_was_sent_to_a_broker_that_remembers_nothing_has_an_unknown_outcome
 
 
 def test_too_many_unanswered_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_limits, "MAX_ANSWERS", 3)
+    monkeypatch.setattr(limits, "MAX_OPEN_BATCHES", 3)
     bench = Bench()
     producer = bench.producer()
     for number in (1, 2, 3):

@@ -255,8 +255,8 @@ def seen_before(state: State, peer: Peer, number: int, low: int) -> tuple[bool, 
         raise Refusal("outcome_unknown", f"the peer has said that it needs no answer to a number below {producer.low}")
     if number < producer.unknown_below:
         raise Refusal("outcome_unknown", "this broker does not remember the batch: it may be stored, or not")
-    if len(producer.applied) >= limits.MAX_ANSWERS:
-        raise Refusal("invalid", f"{limits.MAX_ANSWERS} batches of this peer wait for answers; raise low")
+    if len(producer.applied) >= wire.MAX_OPEN_BATCHES:
+        raise Refusal("invalid", f"{wire.MAX_OPEN_BATCHES} batches of this peer wait for answers; raise low")
     return False, None
 
 

@@ -32,6 +32,10 @@ MAX_BATCH_JOBS = 1000
 MAX_ORDER_IDS = 250
 """Ids in one ORDER, and jobs in one SETTLE that end in another way than ack: each costs the broker several rows."""
 
+MAX_OPEN_BATCHES = 1000
+"""PUTs, ORDERs, WORKFLOWs and PUBLISHes of one peer from the oldest without an answer on. The broker remembers which of
+them it applied; a peer that leaves more unanswered is refused, so a client keeps further ones back."""
+
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """Payload bytes in one PUT."""
 
