@@ -1,4 +1,4 @@
-"""Makes the golden data directories: what a release of the format that it is named after leaves behind when it is killed.
+"""Makes the golden data directories: what a broker of the format that they are named after leaves when it is killed.
 
     python -m tests.golden.make STORE       writes tests/golden/format-N-STORE.tar.gz, if it is not there
 

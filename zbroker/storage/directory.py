@@ -8,6 +8,8 @@ elsewhere may use it as ours do.
     DIR/STORE/       the database, in a folder with the name of the store, such as `rocksdb`
     DIR/FORMAT       written last: a directory that has it was created whole. The format, and the name of the store
     DIR/aside-N/     log files as they were before a repair cut them, see repair.py
+    DIR/copying-N/   links to the database's files while a copy of them is made, see backup.py
+    DIR/BACKUP       the directory is a backup, which no broker serves, see backup.py
 
 A change of the format: raise `FORMAT`, write the step from the format before it, and a record under docs/decisions/.
 """
@@ -215,7 +217,11 @@ def _make(folder: Path) -> None:
 
 def _used(folder: Path) -> int:
     total = 0
-    with os.scandir(folder) as entries:
+    try:
+        found = os.scandir(folder)
+    except FileNotFoundError:
+        return 0  # A folder of links, whose copy has ended meanwhile.
+    with found as entries:
         for entry in entries:
             try:
                 # Blocks, not sizes: log files are allocated ahead. The unit is 512 bytes on every file system.
