@@ -180,6 +180,21 @@ def store_of(path: Path) -> str | None:
     return None if found is None else found[1]
 
 
+def holder_of(path: Path) -> int | None:
+    """The process that has the data directory, by its number; None if nobody has it, or the system does not tell.
+
+    Looked up in Linux's list of locks: to try the lock itself would keep a broker out that starts in that moment.
+    """
+    try:
+        holder = (path / "LOCK").read_text("ascii", "replace")[:32].strip()
+        inode = f":{(path / 'LOCK').stat().st_ino}"
+        locks = [line.split() for line in Path("/proc/locks").read_text("ascii").splitlines()]
+    except OSError:
+        return None
+    holds = any("FLOCK" in lock and holder in lock and any(part.endswith(inode) for part in lock) for lock in locks)
+    return int(holder) if holds and holder.isdigit() else None
+
+
 def _read_format(file: Path) -> tuple[int, str] | None:
     """The format and the store that a file FORMAT names; None if there is no such file."""
     try:
