@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
+.PHONY: help venv test test-million million scale copies check format demo bench peers bench-quick kill-loop build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ million: $(STAMP) ## what a start costs with millions of jobs waiting
 
 scale: $(STAMP) ## what a job costs the broker as keys, queues and workers grow
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
+
+copies: $(STAMP) ## what senders notice of a backup (--store sqlite, --rate, --seconds, ... in ARGS)
+	@$(BIN)/python -m benchmarks.copies $(ARGS)
 
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \

@@ -60,6 +60,14 @@ def test_sections_run(tmp_path: Path) -> None:
             assert all(value > 0 for values in figures.values() for value in values)
 
 
+def test_what_senders_notice_of_a_backup() -> None:
+    """The program runs; its figures are for whoever runs it with nothing else beside."""
+    command = [sys.executable, "-m", "benchmarks.copies", "--seconds", "0.5", "--rate", "1000", "--json"]
+    told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout)
+    assert told["backups"]
+    assert all(0 < told[phase]["p50"] <= told[phase]["p99"] <= told[phase]["worst"] for phase in ("without", "during"))
+
+
 def test_each_section_says_who_is_compared() -> None:
     for key, make in MAKERS.items():
         section = make(10_000)

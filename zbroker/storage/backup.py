@@ -206,7 +206,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 def _copy_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
         if file.name != "LOCK":
-            shutil.copyfile(file, target / file.name)
+            rocks_copy.copy_on(file, target / file.name)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -25,7 +25,9 @@ STILL_S = 120.0
 _TABLE = re.compile(r"\d+\.(sst|blob)")
 _LOG = re.compile(r"\d+\.log")
 _SMALL = re.compile(r"CURRENT|IDENTITY|OPTIONS-\d+|rocksdict-config\.json")
-_CHUNK = 1 << 20
+
+CHUNK_BYTES = 1 << 20
+"""Bytes that are copied before they are synced: a disk that is handed much at once lets the broker's fsync wait."""
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -55,11 +57,11 @@ def _pass(source: Path, target: Path) -> bool:
         for name in filter(_TABLE.fullmatch, names):
             _link(source / name, target / name)
         manifest, size = before
-        _copy_on(source / manifest, target / manifest, size)
+        copy_on(source / manifest, target / manifest, size)
         for name in filter(_SMALL.fullmatch, names):
             (target / name).write_bytes((source / name).read_bytes())
         for name in sorted(filter(_LOG.fullmatch, names)):
-            _copy_on(source / name, target / name)
+            copy_on(source / name, target / name)
         return _manifest(source) == before
     except FileNotFoundError:
         if not (source / "CURRENT").is_file() or not target.is_dir():
@@ -85,13 +87,15 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
-def _copy_on(source: Path, target: Path, size: int | None = None) -> None:
-    """Go on copying a file that only grows, up to its end or up to a size."""
+def copy_on(source: Path, target: Path, size: int | None = None) -> None:
+    """Go on copying a file that only grows, up to its end or up to a size; synced on the way."""
     with open(source, "rb") as grown, open(target, "ab") as copy:
         at = grown.seek(copy.tell())
         while size is None or at < size:
-            chunk = grown.read(_CHUNK if size is None else min(_CHUNK, size - at))
+            chunk = grown.read(CHUNK_BYTES if size is None else min(CHUNK_BYTES, size - at))
             if not chunk:
                 return
             copy.write(chunk)
+            copy.flush()
+            os.fdatasync(copy.fileno())
             at += len(chunk)
