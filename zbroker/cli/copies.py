@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zbroker.cli.serving import given, serve, setting_options
+from zbroker.commit import Durability
 from zbroker.config import Config, load_config
-from zclient.cli.common import json_option, settings
+from zclient.cli.common import json_option, settings, usage
 from zclient.cli.output import print_json, print_note, span
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def fork(directory: Path, config_file: str | None, **values: Any) -> None:
     from zbroker.storage.directory import store_of
 
     config = load_config(given(values), file=config_file)
+    if config["durability"] == Durability.MEMORY:
+        raise usage("a fork is served from disk: not with durability memory")
     source, target = Path(config["data"]), directory
     if not copies.is_fork(directory) and store_of(directory) is not None:
         source, target = directory, directory.with_name(f"{directory.name}.fork")

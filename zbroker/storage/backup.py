@@ -104,7 +104,9 @@ def _clear_away(unfinished: Path) -> None:
     if not unfinished.exists():
         return
     if not (unfinished / MARK).is_file() and set(os.listdir(unfinished)) - {"LOCK"}:
-        raise StoreError(f"{unfinished} is in the way, and is nothing that was left by an interrupted copy")
+        raise StoreError(
+            f"{unfinished} is in the way, and not known to be of an interrupted copy: look at it, and move it away"
+        )
     with _held(unfinished) as is_free:
         if not is_free:
             raise StoreLocked(f"another copy to {unfinished} is under way: let it end first")

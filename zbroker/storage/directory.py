@@ -11,7 +11,8 @@ elsewhere may use it as ours do.
     DIR/copying-N/   links to the database's files while a copy of them is made, see backup.py
     DIR/BACKUP       the directory is a backup, which no broker serves, see backup.py
 
-A change of the format: raise `FORMAT`, write the step from the format before it, and a record under docs/decisions/.
+A change of the format: raise `FORMAT`, write the step from the format before it, a record under docs/decisions/, and
+golden directories of the new one (tests/golden).
 """
 
 from __future__ import annotations
