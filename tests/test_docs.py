@@ -5,6 +5,7 @@ Each table is read from its page. What a sentence says around them no machine ca
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,11 @@ from zclient import errors
 from zclient.protocol import codec, limits, topics
 from zclient.protocol import messages as m
 from zclient.protocol.options import JOB_OPTIONS, QUEUE_OPTIONS
+from zclient.protocol.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("zbroker", "zclient", "zworker")
-LATER = ("dead_groups", "schedules", "bindings", "publications")
+LATER = ("versions", "dead_groups", "schedules", "bindings", "publications")
 """Questions that are answered in slices, and are in no table of the code."""
 SECTION = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
 
@@ -307,3 +309,18 @@ def test_decision_records_have_their_form(record: str) -> None:
     assert re.search(r"^Status: (accepted|superseded by \d{4})$", text, re.MULTILINE)
     parts = ["Why it came up", "What we do", "What else was possible", "What follows"]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts
+
+
+# ---- doctor.md, and the version
+
+
+def test_doctor_lists_every_check() -> None:
+    told = [names(row[0])[0] for row in table("doctor.md", "The findings, and what to do")]
+    made = {text for call in calls("zbroker", "Finding") for text in texts(call.args[0])}
+    assert set(told) == made
+    assert [check for check in told if f"\n**{check}.** " not in page("doctor.md")] == []
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION

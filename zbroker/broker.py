@@ -20,6 +20,7 @@ from zbroker.engine import Engine
 from zbroker.log import log_writer
 from zbroker.server import Server, new_broker_id
 from zbroker.storage import Store, StoreFailed, open_store
+from zbroker.storage.backup import refuse_backup
 from zclient.errors import ClosedError, InvalidArgument
 
 
@@ -116,7 +117,10 @@ class Broker:
             )
         durability = Durability(config["durability"])
         name = "memory" if durability is Durability.MEMORY else config["store"]
-        store = open_store(name, None if name == "memory" else Path(config["data"]))
+        path = None if name == "memory" else Path(config["data"])
+        if path is not None:
+            refuse_backup(path)
+        store = open_store(name, path)
         try:
             core = Core(store, config.core(), random.Random())
             engine = Engine(core, Commit(store, durability, time.sleep))

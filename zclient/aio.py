@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from zclient import schedules, verbs
+from zclient import schedules, verbs, versions
 from zclient.aiofeed import feeder
 from zclient.aioflows import AsyncFlows
 from zclient.aiotopics import AsyncTopicMethods
@@ -233,6 +233,11 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
     async def workers(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
         """The connected workers."""
         return await self._ask(verbs.workers(), timeout)
+
+    async def versions(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
+        """How many of the connected peers are of which version of zbroker: maps with ``version``, ``serves``, ``peers``
+        and the name of one as ``example``."""
+        return await self._ask(versions.versions(), timeout)
 
     async def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
         """The broker's counters."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from zclient import schedules, verbs
+from zclient import schedules, verbs, versions
 from zclient.batches import BATCH_JOBS, Chunks, Pipeline
 from zclient.blockingtopics import TopicMethods
 from zclient.config import Duration, Moment, batch_size, one_job
@@ -269,6 +269,11 @@ class Client(Flows, TopicMethods):
     def workers(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
         """The connected workers."""
         return self._ask(verbs.workers(), timeout)
+
+    def versions(self, *, timeout: Duration | None = None) -> list[dict[str, Any]]:
+        """How many of the connected peers are of which version of zbroker: maps with ``version``, ``serves``, ``peers``
+        and the name of one as ``example``."""
+        return self._ask(versions.versions(), timeout)
 
     def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
         """The broker's counters."""

@@ -14,6 +14,7 @@ from zclient.jobs import encode_payload, id_bytes, new_id, queue_name, whole
 from zclient.link import Link, Transport, check_endpoints
 from zclient.protocol import limits
 from zclient.protocol.messages import Group
+from zclient.protocol.version import VERSION
 from zclient.session import Session
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
@@ -75,7 +76,8 @@ def process_name() -> str:
 
 def process_info() -> dict[str, Any]:
     """What HELLO tells people about this process."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "python": sys.version.partition(" ")[0]}
+    python = sys.version.partition(" ")[0]
+    return {"host": socket.gethostname(), "pid": os.getpid(), "python": python, "version": VERSION}
 
 
 def one_job(queue: str, payload: Any, identifier: str | None, options: dict[str, Any]) -> Group:

@@ -44,7 +44,8 @@ class JobStatus:
 
     ``attempts`` counts its runs, ``attempt_log`` tells of those that failed, oldest first, each a map with the error,
     worker and time. ``reason`` and ``error`` say why it is dead, or why it last failed. It does not begin after
-    ``expires_at``. ``options`` are the other options that it was sent with, as people write them. ``batch`` is the
+    ``expires_at``. ``started_at`` is when it was delivered to the worker that has it, or with which it was done.
+    ``options`` are the other options that it was sent with, as people write them. ``batch`` is the
     batch that it belongs to, told until it is finished; in a workflow that is its step. ``after`` are the ids of the
     jobs and batches that it is after, told of a job that is asked for by itself.
     """
@@ -61,6 +62,7 @@ class JobStatus:
     created_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
+    started_at: datetime | None = None
     finished_at: datetime | None = None
     worker: str | None = None
     fence: int | None = None
@@ -111,6 +113,7 @@ class JobStatus:
             created_at=moment(row.get("created_at")),
             due_at=moment(row.get("due_at")),
             expires_at=moment(row.get("expires_at")),
+            started_at=moment(row.get("started_at")),
             finished_at=moment(row.get("finished_at")),
             worker=text_of(row.get("worker")),
             fence=row.get("fence"),

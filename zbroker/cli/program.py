@@ -1,22 +1,20 @@
-"""The command line of `zbroker`: start a broker, look at its settings, check a data directory, see the demo."""
+"""The command line of `zbroker`: start a broker, look at its settings, check a data directory, see the demo.
 
-import contextlib
-import gc
-import os
-import signal
-from collections.abc import Callable
+The verbs about copies are in `copies`, and `doctor` in a file of its own.
+"""
+
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from zbroker.commit import Durability
+from zbroker.cli.copies import backup, fork, restore
+from zbroker.cli.doctor import doctor
+from zbroker.cli.serving import FILE_ONLY, given, serve, setting_options
 from zbroker.config import SETTINGS, load_config, shown
 from zclient.cli.common import VerbGroup, json_option, settings, version_option
 from zclient.cli.output import print_json, print_table
 from zclient.protocol.options import QUEUE_OPTIONS
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 @click.group(
@@ -30,113 +28,23 @@ def program() -> None:
     """A durable job queue and message broker."""
 
 
-_LISTS = {"bind"}
-_FLAGS = {"insecure"}
-_FILE_ONLY = {"queues", "schedules"}
-_COMMON = ("data", "bind", "durability", "store", "insecure", "log_format")
-
-
-def _setting_options(function: _Decorated) -> _Decorated:
-    """One option for each setting; the common ones first in the help."""
-    names = sorted(SETTINGS.keys() - _FILE_ONLY, key=lambda name: (name not in _COMMON, list(SETTINGS).index(name)))
-    for name in reversed(names):
-        setting = SETTINGS[name]
-        flag = "--" + name.replace("_", "-")
-        help_text = f"{setting.help[0].upper()}{setting.help[1:]}.  [default: {_default(name)}]"
-        if name in _FLAGS:
-            function = click.option(flag, name, is_flag=True, default=None, help=help_text)(function)
-        else:
-            function = click.option(
-                flag, name, multiple=name in _LISTS, default=None, metavar=_metavar(name), help=help_text
-            )(function)
-    return click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: ./zbroker.toml]")(
-        function
-    )
-
-
-def _default(name: str) -> str:
-    default = SETTINGS[name].default
-    return (
-        ",".join(default) if isinstance(default, tuple) else str(default).lower() if default is False else str(default)
-    )
-
-
-def _metavar(name: str) -> str:
-    return {"data": "DIR", "bind": "ENDPOINT", "durability": "|".join(Durability), "log_format": "text|json"}.get(
-        name, "VALUE"
-    )
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """What stood on the command line."""
-    return {name: (value or None) if name in _LISTS else value for name, value in values.items()}
-
-
 @program.command()
-@_setting_options
+@setting_options
 def start(config_file: str | None, **values: Any) -> None:
     """Start a broker; prints `ready ENDPOINT` once it serves.
 
     SIGTERM or Ctrl-C stops deliveries, lets running jobs settle for a while, and ends; a second one ends at once.
     Workers keep what they run over a restart.
     """
-    from zbroker.broker import Broker
-    from zbroker.server import Server
-
-    config = load_config(_given(values), file=config_file)
-
-    _prepare_process()
-
-    def on_ready(endpoint: str, server: Server) -> None:
-        _stop_on_signals(server.stop, server.wake_fd)
-        click.echo(f"ready {endpoint}")
-
-    Broker(config=config).run(on_ready, _wake_nobody)
-
-
-def _prepare_process() -> None:
-    """What a process that is nothing but a broker may do to itself.
-
-    As many connections as the system allows; and no full garbage collections, which would walk over every finished job
-    that is remembered and hold the loop for tens of milliseconds: what the loop makes is freed by its reference counts.
-    """
-    with contextlib.suppress(ImportError, OSError, ValueError):  # not on this system, or not allowed
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    gc.freeze()
-    gc.set_threshold(100_000, 100, 1_000_000)
-
-
-def _stop_on_signals(stop: Callable[[], None], wake_fd: int) -> None:
-    """The first SIGTERM or SIGINT drains, the second ends the process at once: the store survives that."""
-    signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
-    asked = False
-
-    def on_signal(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-
-
-def _wake_nobody() -> None:
-    """While a store closes it opens files, and one may get the number of the closed descriptor: a signal must not be
-    written there."""
-    signal.set_wakeup_fd(-1)
+    serve(load_config(given(values), file=config_file))
 
 
 @program.command("config")
-@_setting_options
+@setting_options
 @json_option
 def show_config(config_file: str | None, **values: Any) -> None:
     """Show each setting, its value, and where that came from: an argument, a variable, a file, or the default."""
-    config = load_config(_given(values), file=config_file)
+    config = load_config(given(values), file=config_file)
     if settings().json:
         print_json(
             {name: {"value": shown(name, config[name]), "source": config.sources[name]} for name in config.values}
@@ -145,7 +53,7 @@ def show_config(config_file: str | None, **values: Any) -> None:
     lines = []
     for name in config.values:
         value = shown(name, config[name])
-        if name in _FILE_ONLY:
+        if name in FILE_ONLY:
             lines += [
                 [f"{name}.{own}.{option}", one, config.sources[name], _help_of(name, option)]
                 for own, options in value.items()
@@ -192,3 +100,7 @@ def demo(keep: str | None) -> None:
     from zbroker.demo import run_demo
 
     raise click.exceptions.Exit(run_demo(keep))
+
+
+for verb in (backup, restore, fork, doctor):
+    program.add_command(verb)

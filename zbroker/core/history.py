@@ -45,6 +45,7 @@ def add(
     changes: dict[bytes, bytes] | None = None,
     reason: str = "",
     digests: dict[bytes, bytes] | None = None,
+    started_ms: int = 0,
 ) -> None:
     """Jobs that ended together: one row, and one more for each large result."""
     if state.settings.keep_done_count == 0 or queue.policy.keep_done_ms == 0:
@@ -59,7 +60,7 @@ def add(
                 kept[position] = True
     key = rows.history_key(state.tick.number, index.n)
     index.n += 1
-    told = (changes or {}, reason, digests or {})
+    told = (changes or {}, reason, digests or {}, started_ms)
     row = HistoryRow(state.wall, queue.name, ended, fence, worker, ids, created_ms, kept, *told)
     state.tick.rows["history"][key] = rows.pack(row)
     index.block_of.update(dict.fromkeys(ids, key))

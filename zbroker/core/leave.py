@@ -100,6 +100,7 @@ def done(state: State, delivery: Delivery, ids: list[bytes], results: list[Any] 
         digests={identifier: told for identifier in ids if (told := delivery.digests.get(identifier)) is not None}
         if delivery.digests
         else None,
+        started_ms=delivery.started_ms,
     )
     state.move(queue, JobState.LEASED, Event.ACK, len(ids))
     if state.watchers:

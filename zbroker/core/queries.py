@@ -16,6 +16,10 @@ from zbroker.core.works import refuse_if_busy
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Answer, Ask, Changed, Failure
 from zclient.protocol.record import payload_of
+from zclient.protocol.version import VERSION
+
+_VERSION_CHARS, _VERSIONS = 40, 100
+"""What of a version is told, and of how many at most: peers say what they like."""
 
 
 def ask(state: State, peer: Peer, message: Ask) -> None:
@@ -27,6 +31,9 @@ def ask(state: State, peer: Peer, message: Ask) -> None:
     elif verb == "schedules":
         refuse_if_busy(state)
         state.work(schedules.tell_all(state, peer, number))
+    elif verb == "versions":
+        refuse_if_busy(state)
+        state.work(_tell_versions(state, peer, number))
     elif verb == "bindings":
         bindings.begin_listing(state, peer, number, arguments)
     elif verb == "publications":
@@ -215,6 +222,24 @@ def _last_progress(state: State, peer: Peer) -> int | None:
     return max(0, state.wall - max(told)) if told else None
 
 
+def _tell_versions(state: State, peer: Peer, number: int) -> Steps:
+    """Slow work: how many of the connected peers are of which version, workers apart from the others."""
+    route = peer.route
+    told: dict[tuple[str, bool], Row] = {}
+    for seen, one in enumerate(list(state.routes.values()), 1):
+        version = one.info.get("version")
+        known = version[:_VERSION_CHARS] if isinstance(version, str) else ""
+        row = {"version": known, "serves": bool(one.queues), "peers": 0, "example": one.name}
+        told.setdefault((known, bool(one.queues)), row)["peers"] += 1
+        if len(told) > _VERSIONS:
+            break
+        if seen % limits.STEP_ROWS == 0:
+            yield None
+            if peer.route is None or peer.route != route:
+                return  # nobody waits for it
+    state.send(peer, Answer(number, [row for _, row in sorted(told.items())]))
+
+
 def _stats(state: State, arguments: dict[str, Any]) -> Row:
     jobs: dict[str, int] = {}
     totals: dict[str, int] = {}
@@ -225,6 +250,8 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
             totals[name] = totals.get(name, 0) + number
     return {
         "broker": state.broker.hex(),
+        "version": VERSION,
+        "told_at": state.wall,
         "epoch": state.epoch,
         "tick": state.tick.number,
         "queues": len(state.queues),

@@ -303,6 +303,7 @@ class HistoryRow(NamedTuple):
     changes: dict[bytes, bytes]  # of those jobs that had one
     reason: str
     digests: dict[bytes, bytes]  # of those jobs whose ids somebody chose
+    started_ms: int = 0  # of the delivery; 0: they were in none, or the row was written before this was kept
 
 
 def digest(queue: str, options: dict[str, Any], payload: bytes) -> bytes:

@@ -82,6 +82,7 @@ def finished(ended: history.Ended) -> Row:
         "queue": row.queue,
         "state": row.state,
         "created_at": ended.created_ms,
+        "started_at": row.started_ms or None,
         "finished_at": row.ended_ms,
         "worker": row.worker,
         "fence": row.fence,

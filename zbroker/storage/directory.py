@@ -8,8 +8,11 @@ elsewhere may use it as ours do.
     DIR/STORE/       the database, in a folder with the name of the store, such as `rocksdb`
     DIR/FORMAT       written last: a directory that has it was created whole. The format, and the name of the store
     DIR/aside-N/     log files as they were before a repair cut them, see repair.py
+    DIR/copying-N/   links to the database's files while a copy of them is made, see backup.py
+    DIR/BACKUP       the directory is a backup, which no broker serves, see backup.py
 
-A change of the format: raise `FORMAT`, write the step from the format before it, and a record under docs/decisions/.
+A change of the format: raise `FORMAT`, write the step from the format before it, a record under docs/decisions/, and
+golden directories of the new one (tests/golden).
 """
 
 from __future__ import annotations
@@ -178,6 +181,21 @@ def store_of(path: Path) -> str | None:
     return None if found is None else found[1]
 
 
+def holder_of(path: Path) -> int | None:
+    """The process that has the data directory, by its number; None if nobody has it, or the system does not tell.
+
+    Looked up in Linux's list of locks: to try the lock itself would keep a broker out that starts in that moment.
+    """
+    try:
+        holder = (path / "LOCK").read_text("ascii", "replace")[:32].strip()
+        inode = f":{(path / 'LOCK').stat().st_ino}"
+        locks = [line.split() for line in Path("/proc/locks").read_text("ascii").splitlines()]
+    except OSError:
+        return None
+    holds = any("FLOCK" in lock and holder in lock and any(part.endswith(inode) for part in lock) for lock in locks)
+    return int(holder) if holds and holder.isdigit() else None
+
+
 def _read_format(file: Path) -> tuple[int, str] | None:
     """The format and the store that a file FORMAT names; None if there is no such file."""
     try:
@@ -215,7 +233,11 @@ def _make(folder: Path) -> None:
 
 def _used(folder: Path) -> int:
     total = 0
-    with os.scandir(folder) as entries:
+    try:
+        found = os.scandir(folder)
+    except FileNotFoundError:
+        return 0  # A folder of links, whose copy has ended meanwhile.
+    with found as entries:
         for entry in entries:
             try:
                 # Blocks, not sizes: log files are allocated ahead. The unit is 512 bytes on every file system.

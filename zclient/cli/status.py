@@ -54,7 +54,7 @@ def _span_or_none(milliseconds: int | None, behind: str = "") -> str:
 def stats() -> None:
     """Print the broker's counters."""
     with connect() as client:
-        counters = client.stats()
+        counters = output.with_times(client.stats())
     if settings().json:
         output.print_json(counters)
     else:
