@@ -10,7 +10,7 @@ from itertools import groupby
 from multiprocessing.connection import Connection
 
 from benchmarks.harness import PAYLOAD, running_broker, started, together
-from benchmarks.wire import Groups, fill, identifiers
+from benchmarks.wire import Groups, fill
 from benchmarks.workloads import percentiles
 from zclient.jobs import encode_payload
 from zclient.protocol import messages as m
@@ -54,11 +54,10 @@ def measure(jobs: int, spread_s: float) -> dict[str, float]:
 def spread(first_ms: int, jobs: int, over_ms: float) -> Groups:
     """Each job with the moment that it is due; those of the same millisecond share a group."""
 
-    def groups(first: int, batch: int) -> list[m.Group]:
-        due = [first_ms + int(n * over_ms / jobs) for n in range(first, first + batch)]
-        ids = identifiers(QUEUE, first, batch)
+    def groups(first: int, ids: list[bytes]) -> list[m.Group]:
+        due = [first_ms + int(n * over_ms / jobs) for n in range(first, first + len(ids))]
         made = []
-        for moment, same in groupby(range(batch), due.__getitem__):
+        for moment, same in groupby(range(len(ids)), due.__getitem__):
             numbers = list(same)
             payload = encode_payload([moment, PAYLOAD])
             made.append(m.Group(QUEUE, {"at": moment}, ids[numbers[0] : numbers[-1] + 1], [payload] * len(numbers)))

@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 from benchmarks.harness import PAYLOAD, SPAWN, BrokerProcess
-from benchmarks.wire import ENCODED, by_key, fill, identifiers
+from benchmarks.wire import ENCODED, by_key, fill
 from zclient import Client
 from zclient.protocol import messages as m
 from zworker import Consumer
@@ -65,9 +65,9 @@ def put(endpoint: str, contents: Contents) -> None:
             raise RuntimeError("the worker that should die with its jobs did not")
 
 
-def timers(first: int, batch: int) -> list[m.Group]:
+def timers(first: int, ids: list[bytes]) -> list[m.Group]:
     """Jobs that fall due together, each batch at another time."""
-    return [m.Group("timers", {"delay": DAY_MS + first}, identifiers("timers", first, batch), [ENCODED] * batch)]
+    return [m.Group("timers", {"delay": DAY_MS + first}, ids, [ENCODED] * len(ids))]
 
 
 def hold(endpoint: str, jobs: int) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 import zmq
 
 from benchmarks.harness import PAYLOAD
-from zclient.jobs import encode_payload
+from zclient.jobs import IdRun, encode_payload, new_prefix
 from zclient.protocol import codec, limits
 from zclient.protocol import messages as m
 
 BATCH = 100
 """Jobs in one PUT of `fill`."""
 
-Groups = Callable[[int, int], list[m.Group]]
-"""The groups of a batch, from the number of its first job and how many jobs it has."""
+Groups = Callable[[int, list[bytes]], list[m.Group]]
+"""The groups of a batch, from the number of its first job and the ids of all of them."""
 
 ENCODED = encode_payload(PAYLOAD)
 
@@ -58,10 +58,12 @@ def fill(endpoint: str, jobs: int, groups: Groups) -> None:
     context: Context = zmq.Context()
     try:
         producer = Peer(context, endpoint, [])
+        run = IdRun(new_prefix(), 0, jobs)
         unanswered = 0
         for first in range(0, jobs, BATCH):
+            ids = [run.id(n) for n in range(first, min(first + BATCH, jobs))]
             number = producer.next_number()
-            producer.send(m.Put(number, max(1, number - 500), groups(first, min(BATCH, jobs - first))))
+            producer.send(m.Put(number, max(1, number - UNANSWERED), groups(first, ids)))
             unanswered += 1
             while unanswered > UNANSWERED:
                 unanswered -= _answers(producer)
@@ -80,19 +82,12 @@ def _answers(producer: Peer) -> int:
 
 def by_queue(queues: int, name: str = "bench") -> Groups:
     """Each batch for the next queue, out of so many: ``NAME-0``, ``NAME-1``, and so on."""
-    return lambda first, batch: [
-        m.Group(f"{name}-{first // BATCH % queues}", {}, identifiers(name, first, batch), [ENCODED] * batch)
-    ]
+    return lambda first, ids: [m.Group(f"{name}-{first // BATCH % queues}", {}, ids, [ENCODED] * len(ids))]
 
 
 def by_key(keys: int, queue: str = "bench") -> Groups:
     """Each job with the next key, out of so many, and so in a group of its own."""
-    return lambda first, batch: [
-        m.Group(queue, {"key": f"tenant-{n % keys}"}, identifiers(queue, n, 1), [ENCODED])
-        for n in range(first, first + batch)
+    return lambda first, ids: [
+        m.Group(queue, {"key": f"tenant-{number % keys}"}, [identifier], [ENCODED])
+        for number, identifier in enumerate(ids, first)
     ]
-
-
-def identifiers(name: str, first: int, count: int) -> list[bytes]:
-    """Ids that nobody else makes, from the number of a job on."""
-    return [f"{name}-{n:012}".encode() for n in range(first, first + count)]

@@ -126,10 +126,11 @@ def test_the_beginning_of_names_means_all_of_them() -> None:
 
 def test_jobs_fall_due_evenly() -> None:
     groups = spread(first_ms=1_000, jobs=200, over_ms=50)
-    made = [*groups(0, 100), *groups(100, 100)]
+    ids = [b"%032x" % n for n in range(200)]
+    made = [*groups(0, ids[:100]), *groups(100, ids[100:])]
     assert [group.options["at"] for group in made] == [1_000 + n for n in range(50)]
     assert {len(group.ids) for group in made} == {4}
-    assert len({identifier for group in made for identifier in group.ids}) == 200
+    assert [identifier for group in made for identifier in group.ids] == ids
     assert decode_payload(made[-1].payloads[0])[0] == 1_049
 
 
