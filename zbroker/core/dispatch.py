@@ -20,7 +20,7 @@ from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Deliver
-from zclient.protocol.record import Header, header_of
+from zclient.protocol.record import SEQUENCE_BYTES, Header, header_bytes, header_of
 
 CHUNK = 128
 """Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
@@ -280,6 +280,9 @@ def _check(
     return [job for job in jobs if job is not None]
 
 
+_NO_HEADER = Header("", 0, {}, external=False)
+
+
 def _check_rows(
     state: State,
     queue: Queue,
@@ -290,13 +293,22 @@ def _check_rows(
 ) -> None:
     """Fill in the jobs of the positions ``unknown`` that count."""
     found = state.read([entries[position][2] for position in unknown])
+    alike, header = b"", _NO_HEADER  # how the last plain record begins, and its header: those of a group begin alike
     for position, (identifier, record, change) in zip(unknown, found, strict=True):
         if record is None or identifier in planned:
             continue
-        if not state.is_ready(queue, identifier, record, change, entries[position][1]):
+        sequence = entries[position][1]
+        if alike and change is None and record.startswith(alike + sequence.to_bytes(SEQUENCE_BYTES, "big")):
+            if identifier not in state.leased:
+                jobs[position] = (identifier, record, header, None, sequence)
+                planned.add(identifier)
+            continue
+        if not state.is_ready(queue, identifier, record, change, sequence):
             continue
         header = header_of(record)
+        alike = record[: header_bytes(record)] if change is None else b""
         if _expires(state, identifier, header, change):
+            alike = b""
             continue
         if change is not None and change.losses:
             # Its row is written again: it was taken, not delivered.
@@ -306,7 +318,7 @@ def _check_rows(
                 queue.ring.keys.hold(place[1])
                 queue.ring.keep(identifier, place[1])
         else:
-            jobs[position] = (identifier, record, header, change, entries[position][1])
+            jobs[position] = (identifier, record, header, change, sequence)
             planned.add(identifier)
 
 

@@ -35,20 +35,25 @@ def _decode_header(encoded: bytes) -> Header:
     return Header(*msgpack.unpackb(encoded))
 
 
+def header_bytes(record: bytes) -> int:
+    """How many bytes of the record its header takes, the length before it included."""
+    return 2 + int.from_bytes(record[:2], "big")
+
+
 def header_of(record: bytes) -> Header:
     """The header of a record. Records of one group share the object: do not change it."""
-    return _decode_header(record[2 : 2 + int.from_bytes(record[:2], "big")])
+    return _decode_header(record[2 : header_bytes(record)])
 
 
 def sequence_of(record: bytes) -> int:
     """The sequence that the job was given when it came; 0 for one that came delayed."""
-    start = 2 + int.from_bytes(record[:2], "big")
+    start = header_bytes(record)
     return int.from_bytes(record[start : start + SEQUENCE_BYTES], "big")
 
 
 def payload_of(record: bytes) -> bytes:
     """The encoded payload that the record carries, or the length of an external one."""
-    return record[2 + int.from_bytes(record[:2], "big") + SEQUENCE_BYTES :]
+    return record[header_bytes(record) + SEQUENCE_BYTES :]
 
 
 def stored_bytes(record: bytes) -> int:
