@@ -115,7 +115,7 @@ class Broker:
                 "bind 127.0.0.1, or say --insecure if the network is yours alone"
             )
         durability = Durability(config["durability"])
-        name = "memory" if durability is Durability.MEMORY else config["store"]
+        name = config.store
         store = open_store(name, None if name == "memory" else Path(config["data"]))
         try:
             core = Core(store, config.core(), random.Random())

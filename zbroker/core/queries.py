@@ -226,6 +226,8 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
     return {
         "broker": state.broker.hex(),
         "epoch": state.epoch,
+        "durability": state.settings.durability,
+        "store": state.settings.store,
         "tick": state.tick.number,
         "queues": len(state.queues),
         "peers": len(state.routes),
