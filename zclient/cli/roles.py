@@ -39,7 +39,9 @@ def play(roles: Mapping[str, Role]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     name, given = sys.argv[1], json.loads(sys.argv[2])
     try:
-        _tell({"result": roles[name](given, _await_start)})
+        result = roles[name](given, _await_start)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us is free to let go once the result is told
+        _tell({"result": result})
     except ZError as error:
         _tell({"error": str(error), "exit_code": error.exit_code})
     except (KeyboardInterrupt, BrokenPipeError):
@@ -67,24 +69,26 @@ def _tell(what: Mapping[str, Any]) -> None:
 
 
 class Part(NamedTuple):
-    """One process to be started: the module that knows the role, the role's name, its arguments."""
+    """One process to be started: the module that knows the role, the role's name, its arguments, and Python itself."""
 
     module: str
     role: str
     given: Mapping[str, Any]
+    python: tuple[str, ...] = (sys.executable,)
 
 
 class Cast:
     """The processes of one measurement, for a ``with`` block; none is left behind."""
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: Part, leave_s: float = LEAVE_S) -> None:
         self._parts = parts
+        self._leave_s = leave_s
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         try:
             for part in self._parts:
-                command = [sys.executable, "-m", part.module, part.role, json.dumps(part.given)]
+                command = [*part.python, "-m", part.module, part.role, json.dumps(part.given)]
                 # A session of their own: Ctrl-C in the terminal reaches us alone, and we end them.
                 self._processes.append(
                     subprocess.Popen(
@@ -129,7 +133,7 @@ class Cast:
                     continue  # it has ended already
         for process in self._processes:
             try:
-                process.wait(LEAVE_S)
+                process.wait(self._leave_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
