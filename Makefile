@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million copies check format demo bench peers bench-quick kill-loop build clean moved
+.PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,14 +52,19 @@ bench: $(STAMP) ## the benchmarks, as ratios
 peers: $(STAMP) ## install the libraries of the systems that the benchmarks compare with
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 
+plots: $(STAMP) ## the pictures of docs/benchmarks.md, from what make bench wrote with --json to FILE=
+	@test -f "$(FILE)" || { echo "make plots FILE=what-make-bench-wrote.json" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,plots]'
+	@$(BIN)/python -m benchmarks.plots $(FILE) docs/images
+
 bench-quick: $(STAMP) ## instructions per job, counted by valgrind, beside the figure that is kept
 	@$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 test-million: $(STAMP) ## list, replay, drop and purge with a million jobs, while a probe watches the loop
 	@ZBROKER_TEST_JOBS=1000000 $(BIN)/python -m pytest tests/system/test_turns.py -s
 
-copies: $(STAMP) ## what senders notice of a backup (--store sqlite, --rate, --seconds, ... in ARGS)
-	@$(BIN)/python -m benchmarks.copies $(ARGS)
+backups: $(STAMP) ## what senders notice of a backup (--store sqlite, --rate, --seconds, ... in ARGS)
+	@$(BIN)/python -m benchmarks.backups $(ARGS)
 
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \

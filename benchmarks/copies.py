@@ -1,149 +1,184 @@
-"""``python -m benchmarks.copies``: what senders notice of `zbroker backup`.
+"""``python -m benchmarks.copies``: how often the bytes of a payload are copied on their way, in each process.
 
-One process sends single jobs, one after the other, each waited for; another sends batches all the time, so that the
-store writes, flushes and compacts. For a while nobody makes a backup, then one is made after the other. Told are the
-times of the single sends in both, the backups, and the longest turn of the broker's loop.
+Broker, producer and consumer run under valgrind's DHAT in its mode for copies, which counts every byte that memcpy,
+memmove and their like move, and tells where. The work is done with payloads of one byte and then with larger ones: what
+is more is copies of the payload. What the kernel copies is not among them; what the broker writes to files is told
+beside it. How many jobs a tick has, and so how far a write batch grows, is not the same under valgrind.
 """
 
 import argparse
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.harness import SPAWN
-from zclient import Client
+from zclient.cli.measuring import SENDERS, TAKERS
+from zclient.cli.roles import Cast, Part
 
-BATCH = 500
+SIZES = {"256 B": 256, "4 KiB": 4 << 10, "64 KiB": 64 << 10, "1 MiB": (1 << 20) - 64}
+"""Payloads, in bytes; encoded, the largest one just fits."""
+
+PATIENCE_S = 300.0
+"""Valgrind is some fifty times slower than the processor."""
+
+SHOWN = 0.05
+"""What is copied less often is told among the rest."""
+
+KINDS: list[tuple[str, str]] = [
+    (r"Packer_pack|_cmsgpack_6Packer", "encoded: into msgpack's buffer, and out of it"),
+    (r"unpack_callback_bin", "decoded: out of the message"),
+    (r"_PyBytes_FormatEx", "record: header and payload put together"),
+    (r"WriteBatch::(Put|Delete)|WriteBatchInternal::(Put|Delete)", "write batch, as often as it grows"),
+    (r"MemTable::Add", "memtable"),
+    (r"WriteToWAL|WritableFileWriter", "log, before it is written"),
+    (r"__pymethod_get__|RdictIter", "read back from the store"),
+    (r"FlushJob|CompactionJob", "flush of a memtable"),
+    (r"PyBytes_FromStringAndSize < _zmq", "received: out of libzmq's message"),
+    (r"< _zmq", "sent: into libzmq's message"),
+    (r"^mem\w+( < (\?\?\?|libzmq\S*))+ < start_thread", "sent: into libzmq's buffer"),
+]
+"""What a copy is, by the functions that make it; the first that fits."""
+
+REST = "all else that grows with the payload"
+
+INTERPRETER = re.compile(r"_?PyObject_(Vectorc|C)all|_PyEval_|_PyVectorcall|cfunction_|method_vectorcall|gen_")
+
+Copied = Counter[str]
+"""Bytes by where they were copied: the functions that called, the innermost first."""
 
 
-def sender(pipe: Connection, endpoint: str, every_s: float) -> None:
-    """Single sends at this pace until told; at each word from the pipe the times since the last one, in ms."""
-    took_ms: list[float] = []
-    over = threading.Event()
+class Way(NamedTuple):
+    """What was copied in one run."""
 
-    def listen() -> None:
-        while pipe.recv() == "lap":
-            told = took_ms[:]
-            del took_ms[: len(told)]
-            pipe.send(told)
-        over.set()
-
-    with Client(endpoint, timeout=60) as client:
-        client.send("single", 0)
-        pipe.send("ready")
-        threading.Thread(target=listen, daemon=True).start()
-        while not over.wait(every_s):
-            began = time.perf_counter()
-            client.send("single", 1)
-            took_ms.append((time.perf_counter() - began) * 1000)
+    processes: dict[str, Copied]
+    written: int  # bytes that the broker wrote to files
 
 
-def flood(pipe: Connection, endpoint: str, size: int, rate: int) -> None:
-    """Batches of `BATCH` jobs with payloads that do not compress, so many jobs a second, until told."""
-    chance = open("/dev/urandom", "rb", buffering=0)  # noqa: SIM115 - as long as the process
-    with Client(endpoint, timeout=60) as client:
-        pipe.send("ready")
-        began, sent = time.monotonic(), 0
-        while not pipe.poll(max(0.0, began + sent / rate - time.monotonic())):
-            client.send_many("flood", [chance.read(size) for _ in range(BATCH)])
-            sent += BATCH
-        pipe.send(sent)
+def way(jobs: int, batch: int, payload: int) -> Way:
+    """So many jobs put, taken and acked at once, each process under valgrind."""
+    with tempfile.TemporaryDirectory(prefix="zbroker-bench-") as folder:
+
+        def python(name: str) -> tuple[str, ...]:
+            # Stacks deep enough to leave the libraries: what is above them is the interpreter.
+            options = ("--mode=copy", f"--dhat-out-file={folder}/{name}", "--log-file=/dev/null", "--num-callers=14")
+            return ("valgrind", "--tool=dhat", *options, sys.executable)
+
+        with _broker(python("broker"), f"{folder}/data") as (endpoint, pid):
+            given = {"endpoints": [endpoint], "credentials": None, "queue": "bench", "timeout": PATIENCE_S}
+            given |= {"jobs": jobs, "batch": batch, "payload": payload, "credit": 10 * batch}
+            parts = [Part(SENDERS, "put", given, python("producer")), Part(TAKERS, "take", given, python("consumer"))]
+            with Cast(*parts, leave_s=PATIENCE_S) as cast:
+                before = _written(pid)
+                cast.run()
+                written = _written(pid) - before
+        names = ("producer", "broker", "consumer")
+        return Way({name: copied(json.loads(Path(folder, name).read_text())) for name in names}, written)
 
 
 @contextmanager
-def serving(folder: Path, store: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "zbroker", "start", "--data", str(folder / "data"), "--store", store]
-    process = subprocess.Popen(
-        [*command, "--bind", "tcp://127.0.0.1:*"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+def _broker(python: Sequence[str], data: str) -> Iterator[tuple[str, int]]:
+    command = [*python, "-m", "zbroker", "start", "--data", data, "--bind", "tcp://127.0.0.1:*"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[1]
+        yield process.stdout.readline().split()[1], process.pid
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.wait()
 
 
-def back_up(folder: Path) -> dict[str, Any]:
-    """One backup, made and removed again: what it says of itself, and how long its process took."""
-    began = time.monotonic()
-    command = [sys.executable, "-m", "zbroker", "backup", str(folder / "backup"), "--data", str(folder / "data")]
-    done = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    shutil.rmtree(folder / "backup")
-    return {"bytes": told["bytes"], "took_ms": told["took_ms"], "process_ms": round((time.monotonic() - began) * 1000)}
+def _written(pid: int) -> int:
+    """The bytes that a process gave to write() so far."""
+    told = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+    return int(told.partition("wchar: ")[2].split()[0])
 
 
-def summary(took_ms: list[float]) -> dict[str, float]:
-    """Of single sends, in ms."""
-    times = sorted(took_ms)
-    at = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
-    told = {name: round(times[min(len(times) - 1, int(len(times) * share))], 2) for name, share in at.items()}
-    return {"sends": len(times), **told, "worst": round(times[-1], 2)}
+def copied(profile: dict[str, Any]) -> Copied:
+    """What a profile of DHAT tells, by functions, up to the interpreter, whose own functions say nothing."""
+    names = [short_name(frame) for frame in profile["ftbl"]]
+    found: Copied = Counter()
+    for place in profile["pps"]:
+        stack = takewhile(lambda name: not INTERPRETER.match(name), (names[frame] for frame in place["fs"]))
+        found[" < ".join(stack)] += place["tb"]
+    return found
 
 
-def measure(store: str, seconds: float, size: int, rate: int, every_s: float) -> dict[str, Any]:
-    """Both phases on a fresh broker."""
-    with tempfile.TemporaryDirectory(prefix="zbroker-copies-") as name, serving(Path(name), store) as endpoint:
-        folder = Path(name)
-        ours, theirs = SPAWN.Pipe()
-        others, feeds = SPAWN.Pipe()
-        roles = [
-            SPAWN.Process(target=sender, args=(theirs, endpoint, every_s), daemon=True),
-            SPAWN.Process(target=flood, args=(feeds, endpoint, size, rate), daemon=True),
-        ]
-        for role in roles:
-            role.start()
-        assert (ours.recv(), others.recv()) == ("ready", "ready")
-        time.sleep(seconds)
-        ours.send("lap")
-        quiet = summary(ours.recv())
-        until = time.monotonic() + seconds
-        backups = [back_up(folder)]
-        while time.monotonic() < until:
-            backups.append(back_up(folder))
-        ours.send("lap")
-        during = summary(ours.recv())
-        ours.send("end")
-        others.send("end")
-        flooded = others.recv()
-        with Client(endpoint) as client:
-            stats = client.stats()
-        for role in roles:
-            role.join()
-    longest = {name: stats[name] for name in ("longest_turn_ms", "turns")}
-    return {"store": store, "flood": flooded, "without": quiet, "during": during, "backups": backups, **longest}
+def short_name(frame: str) -> str:
+    """``Class::method`` of a frame ``0x4A2B: Class<T>::method(arguments) (place)``; the library if there is no name."""
+    name, _, place = re.sub(r"^0x[0-9A-F]+: ", "", frame).rpartition(" (")
+    if not name or name == "???":
+        return Path(place.removeprefix("in ").rstrip(")")).name
+    while (shorter := re.sub(r"<[^<>]*>|\([^()]*\)|\{[^{}]*\}", "", name)) != name:
+        name = shorter
+    return name.strip()
+
+
+def per_payload(without: Copied, copied: Copied, octets: int) -> dict[str, float]:
+    """How often each place copied the payloads, which are so many bytes: what it copied more than without them."""
+    return {place: (copied[place] - without[place]) / octets for place in {**without, **copied}}
+
+
+def by_kind(places: Mapping[str, float]) -> dict[str, float]:
+    """The same by what the copies are."""
+    kinds = dict.fromkeys([kind for _, kind in KINDS] + [REST], 0.0)
+    for place, copies in places.items():
+        kinds[next((kind for pattern, kind in KINDS if re.search(pattern, place)), REST)] += copies
+    return kinds
+
+
+def measure(size: int, total: int) -> tuple[dict[str, Mapping[str, float]], float]:
+    """Copies of a payload of this size by process and place, and how often the broker wrote it to files."""
+    batch = max(1, min(100, (256 << 10) // size))
+    jobs = max(2, min(1000, total // size) // batch) * batch
+    without, copied = way(jobs, batch, 1), way(jobs, batch, size)
+    octets = jobs * (size - 1)
+    names = copied.processes
+    copies = {name: per_payload(without.processes[name], copied.processes[name], octets) for name in names}
+    return copies, (copied.written - without.written) / octets
+
+
+def lines(measured: Mapping[str, tuple[Mapping[str, Mapping[str, float]], float]]) -> Iterator[str]:
+    """The table in Markdown: what is copied how often, by process, for each size."""
+    yield "| | | " + " | ".join(measured) + " |"
+    yield "|---|---|" + "---|" * len(measured)
+    for process in ("producer", "broker", "consumer"):
+        columns = [by_kind(copies[process]) for copies, _ in measured.values()]
+        for kind in columns[0]:
+            cells = [column[kind] for column in columns]
+            if max(cells) >= SHOWN:
+                yield f"| {process} | {kind} | " + " | ".join(f"{c:.1f}" if c >= SHOWN else "" for c in cells) + " |"
+    totals = [sum(sum(places.values()) for places in copies.values()) for copies, _ in measured.values()]
+    yield "| all | **copied** | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
+    yield "| broker | written to files | " + " | ".join(f"{written:.1f}" for _, written in measured.values()) + " |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="copies", description="what senders notice of a backup")
-    parser.add_argument("--store", default="rocksdb")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each phase")
-    parser.add_argument("--size", type=int, default=2048, help="bytes of a payload of the flood")
-    parser.add_argument("--rate", type=int, default=4000, help="jobs a second of the flood")
-    parser.add_argument("--every", type=float, default=0.005, help="seconds between two single sends")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    told = measure(given.store, given.seconds, given.size, given.rate, given.every)
-    if given.json:
-        print(json.dumps(told))
-        return
-    print(f"{told['store']}, {told['flood']} jobs of {given.size} bytes beside; single sends, in ms:")
-    for phase in ("without", "during"):
-        print(f"  {phase:8}", ", ".join(f"{name} {value}" for name, value in told[phase].items()))
-    took = [backup["took_ms"] for backup in told["backups"]]
-    sizes = [backup["bytes"] >> 20 for backup in told["backups"]]
-    print(f"  {len(took)} backups of {sizes[0]} to {sizes[-1]} MiB, {min(took)} to {max(took)} ms each")
-    print(f"  longest turn {told['longest_turn_ms']} ms; work of turns: {told['turns']}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.copies", description=__doc__)
+    parser.add_argument("sizes", nargs="*", help=f"of {', '.join(SIZES)}; all if none is named")
+    parser.add_argument("--total", type=int, default=24 << 20, help="bytes of payload in a run, at most 1,000 jobs")
+    parser.add_argument("--places", action="store_true", help="tell the functions that make the copies, too")
+    chosen = parser.parse_args()
+    if unknown := [name for name in chosen.sizes if name not in SIZES]:
+        parser.error(f"no such size: {', '.join(unknown)}; there are {', '.join(SIZES)}")
+    if shutil.which("valgrind") is None:
+        sys.exit("no program valgrind: copies cannot be counted here")
+    measured = {name: measure(SIZES[name], chosen.total) for name in chosen.sizes or SIZES}
+    print("\n".join(lines(measured)))
+    if chosen.places:
+        for name, (processes, _) in measured.items():
+            for process, places in processes.items():
+                for place, copies in sorted(places.items(), key=lambda each: -each[1]):
+                    if copies >= SHOWN:
+                        print(f"{name}, {process}, {copies:.2f}: {place}")
 
 
 if __name__ == "__main__":

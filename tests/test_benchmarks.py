@@ -103,7 +103,7 @@ def test_sections_that_fill_a_broker_run(tmp_path: Path) -> None:
 
 def test_what_senders_notice_of_a_backup() -> None:
     """The program runs; its figures are for whoever runs it with nothing else beside."""
-    command = [sys.executable, "-m", "benchmarks.copies", "--seconds", "0.5", "--rate", "1000", "--json"]
+    command = [sys.executable, "-m", "benchmarks.backups", "--seconds", "0.5", "--rate", "1000", "--json"]
     told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout)
     assert told["backups"]
     assert all(0 < told[phase]["p50"] <= told[phase]["p99"] <= told[phase]["worst"] for phase in ("without", "during"))

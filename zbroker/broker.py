@@ -116,7 +116,7 @@ class Broker:
                 "bind 127.0.0.1, or say --insecure if the network is yours alone"
             )
         durability = Durability(config["durability"])
-        name = "memory" if durability is Durability.MEMORY else config["store"]
+        name = config.store
         path = None if name == "memory" else Path(config["data"])
         if path is not None:
             refuse_backup(path)

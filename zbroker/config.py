@@ -225,6 +225,11 @@ class Config:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
+    @property
+    def store(self) -> str:
+        """The name of the store: without a disk there is one only."""
+        return "memory" if self["durability"] == Durability.MEMORY else str(self["store"])
+
     def core(self) -> Settings:
         """What the core is told."""
         values = self.values
@@ -240,6 +245,8 @@ class Config:
             max_payload=values["max_payload"],
             keep_done_count=values["keep_done_count"],
             max_peers=values["max_peers"],
+            durability=str(values["durability"]),
+            store=self.store,
         )
 
 

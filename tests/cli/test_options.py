@@ -149,7 +149,7 @@ def test_help_and_version_are_data(zclient: Zclient) -> None:
     assert ended.code == 0
     listed = [line.split()[0] for line in ended.out.partition("Commands:\n")[2].splitlines() if line.startswith("  ")]
     verbs = ["send", "show", "why", "result", "cancel", "list", "queue", "dead", "schedule", "workflow", "batch"]
-    verbs += ["topic", "worker", "stats"]
+    verbs += ["topic", "worker", "stats", "bench"]
     assert listed[: len(verbs)] == verbs
 
 

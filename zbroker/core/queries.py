@@ -253,6 +253,8 @@ def _stats(state: State, arguments: dict[str, Any]) -> Row:
         "version": VERSION,
         "told_at": state.wall,
         "epoch": state.epoch,
+        "durability": state.settings.durability,
+        "store": state.settings.store,
         "tick": state.tick.number,
         "queues": len(state.queues),
         "peers": len(state.routes),

@@ -53,6 +53,8 @@ class Settings:
     client_probe_ms: int = limits.CLIENT_PROBE_MS
     max_payload: int = wire.MAX_PAYLOAD_BYTES
     keep_done_count: int = 100_000
+    durability: str = "memory"  # what a commit survives, and where its rows are: for who asks; the shell sees to it
+    store: str = "memory"
     max_peers: int = limits.MAX_PEERS
     window_jobs: int = limits.WINDOW_JOBS
     resident_jobs: int = limits.RESIDENT_JOBS

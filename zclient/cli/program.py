@@ -2,7 +2,7 @@
 
 import click
 
-from zclient.cli import dead, jobs, openbatches, queues, schedules, sending, status, topics, workflows
+from zclient.cli import bench, dead, jobs, openbatches, queues, schedules, sending, status, topics, workflows
 from zclient.cli.common import VerbGroup, client_options, version_option
 
 
@@ -39,5 +39,6 @@ for verb in (
     topics.topic,
     status.worker,
     status.stats,
+    bench.bench,
 ):
     program.add_command(verb)
