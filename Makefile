@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
+.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop crashpoints build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ scale: $(STAMP) ## what a job costs the broker as keys, queues and workers grow
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(STORE),--store $(STORE))
+
+crashpoints: $(STAMP) ## kill a broker at every step, damage its log everywhere, fail every write (PARTS="steps disks logs", SEED=)
+	@$(BIN)/python -m tests.crashpoints $(PARTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist
