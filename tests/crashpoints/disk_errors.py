@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tests.crashpoints.actor import Actor, Died, Wrong
 from tests.crashpoints.points import OPTIONS, check
+from tests.crashpoints.steps import NOWHERE
 from tests.system.processes import BrokerProcess
 
 ACTS = 15
@@ -74,7 +75,7 @@ class BrokenBroker(BrokerProcess):
         self._strace += ["-e", f"inject={kinds}:error={error}:when={nth}"]
         for file in files_of(data):
             self._strace += ["-P", str(file)]
-        program = ("tests.crashpoints.steps", "nowhere/1/all")
+        program = ("tests.crashpoints.steps", f"{NOWHERE}/1/all")
         super().__init__(data, folder / "broker.log", program=program, **OPTIONS)
 
     def _line(self) -> list[str]:
