@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.fuzz import flood
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, seeds
 from tests.system.processes import ROOT
 
 FOUND = Path(__file__).parent / "found"
@@ -58,9 +58,11 @@ def fuzz(name: str, seconds: float, corpus: Path) -> bool:
     found = FOUND / name
     for folder in (corpus, found):
         folder.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(name)):
+        (corpus / f"seed-{number}").write_bytes(seed)
     began = time.monotonic()
     options = [f"-max_total_time={int(seconds) + 1}", f"-max_len={LONGEST_BYTES}", f"-artifact_prefix={found}/"]
-    options += ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=0"]
+    options += ["-timeout=20", "-len_control=0", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=0"]
     program = [sys.executable, "-m", "tests.fuzz.guided", name, str(corpus), str(found), *options]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     told = [line for line in ended.stderr.splitlines() if "executed_units" in line]

@@ -38,8 +38,8 @@ READY = b"\x04\x26\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00
 MOST_SHARE = 0.10
 """How much more an honest job may cost under a flood: a tenth."""
 
-MOST_RSS_BYTES = 32 << 20
-"""How much more memory the broker may have after a flood than before it."""
+MOST_RSS_BYTES = 64 << 20
+"""How much more memory the broker may have after a flood than before it: its memtables and its cache fill meanwhile."""
 
 BATCH_JOBS, ROUNDS = 500, 40
 """Jobs of a round, and rounds between two looks at the broker's CPU."""

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.fuzz import flood
 
 
-@pytest.mark.parametrize("kind", ["garbage behind the handshake", "slow"])
-def test_honest_work_goes_on_and_nothing_is_left_of_the_flood(tmp_path: Path, kind: str) -> None:
-    cost = flood.measure(kind, 0, tmp_path, rounds=5)
+def test_honest_work_goes_on_and_nothing_is_left_of_the_flood(tmp_path: Path) -> None:
+    cost = flood.measure("slow", 0, tmp_path, rounds=5)
     assert cost.connections <= 0
     assert cost.rss_bytes < flood.MOST_RSS_BYTES
     assert cost.quiet_us > 0

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import samples
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, seeds
 from zclient.protocol import codec
 
 FOUND = Path(__file__).parent / "found"
@@ -18,6 +18,12 @@ FOUND = Path(__file__).parent / "found"
 
 EXAMPLES = {"broker": 40}
 USUAL_EXAMPLES = 100
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_are_taken(name: str) -> None:
+    for seed in seeds(name):
+        TARGETS[name](seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
