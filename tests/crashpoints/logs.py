@@ -125,7 +125,9 @@ def start(left: Left, folder: Path, damage: object) -> str:
         if "changes that were confirmed" not in str(error):
             raise Lost(f"{damage}: a repair that does not say what it would cost: {error}") from None
         return "refused: behind"
-    except StoreCorrupt:
+    except StoreCorrupt as error:
+        if left.store == "rocksdb" and "without losing confirmed data" not in str(error):
+            raise Lost(f"{damage}: a repair that does not say why it refuses: {error}") from None
         return "refused: damaged"
     if report.reached < left.confirmed or "no confirmed job is lost" not in report.summary():
         raise Lost(f"{damage}: repaired at a cost: {report.summary()}")
