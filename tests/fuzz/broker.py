@@ -147,7 +147,7 @@ def frames(choices: Choices, message: m.Message, bench: Bench) -> list[bytes]:
     if command in NUMBERED and choices.below(8) != 1:
         fields[0] = bench.next_number()
     if choices.below(2):
-        fields = choices.changed_list(fields)
+        fields = choices.changed_list(fields, choices.one_of((12, 4, 24)))
     packed: bytes = msgpack.packb([command, *fields])
     return [packed, *blobs]
 

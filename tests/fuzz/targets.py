@@ -62,7 +62,7 @@ def changed(choices: Choices, message: Any) -> list[bytes]:
     """The frames of a message of which some parts are others."""
     body, *blobs = codec.encode(message)
     command, *fields = msgpack.unpackb(body, strict_map_key=False)
-    return [msgpack.packb([command, *choices.changed_list(fields)]), *blobs]
+    return [msgpack.packb([command, *choices.changed_list(fields, choices.one_of((12, 4, 24)))]), *blobs]
 
 
 def again(message: Any) -> None:
