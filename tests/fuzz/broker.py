@@ -40,7 +40,7 @@ class Bench:
         self.now = 0
         self.inbox: deque[m.Message] = deque()
         self.engine = self._open()
-        self._number = 0
+        self._number = 100  # beyond those of the samples
 
     def _open(self) -> Engine:
         settings = Settings(calendar=Calendar(), keep_done_count=50, max_peers=6)
@@ -53,6 +53,16 @@ class Bench:
         """Of a request: one that was used is answered as before, and does nothing."""
         self._number += 1
         return self._number
+
+    def number(self, command: int, fields: list[Any]) -> None:
+        """Give a request a number of its own."""
+        if command in NUMBERED:
+            fields[0] = self.next_number()
+
+    def hello(self, route: bytes) -> None:
+        """Another incarnation is there from now on; the one before may have said that it needs no answers any more."""
+        incarnation = (route + b"%d" % self.next_number()).ljust(16, b".")
+        self.say(route, codec.encode(samples.from_peers()[0]._replace(incarnation=incarnation, held=[])))
 
     def restart(self) -> None:
         self.engine = self._open()
@@ -127,8 +137,9 @@ def broker_session(data: bytes) -> None:
             bench.turns()
         else:
             route = choices.one_of(ROUTES)
-            if route not in bench.engine.core.state.routes and choices.below(8) != 1:
-                bench.say(route, codec.encode(spoken[0]._replace(incarnation=route.ljust(16, b"."), held=[])))
+            is_known = route in bench.engine.core.state.routes
+            if choices.below(16) == 1 if is_known else choices.below(8) != 1:
+                bench.hello(route)
             bench.say(route, frames(choices, choices.one_of(spoken), bench))
     bench.pass_time(60_000)
     bench.work_honestly()
@@ -144,8 +155,8 @@ def frames(choices: Choices, message: m.Message, bench: Bench) -> list[bytes]:
     leased = sorted({delivery.fence for delivery in bench.engine.core.state.leased.values()})
     if leased and choices.below(2):
         fields = with_fence(fields, choices.one_of(leased[:8]))
-    if command in NUMBERED and choices.below(8) != 1:
-        fields[0] = bench.next_number()
+    if choices.below(8) != 1:
+        bench.number(command, fields)
     if choices.below(2):
         fields = choices.changed_list(fields, choices.one_of((12, 4, 24)))
     packed: bytes = msgpack.packb([command, *fields])

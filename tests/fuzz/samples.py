@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zclient.protocol import limits
+from zclient.protocol import limits, plans
 from zclient.protocol import messages as m
 from zclient.protocol.options import JOB_OPTIONS, QUEUE_OPTIONS
 from zclient.protocol.record import Header, encode_header
@@ -12,7 +12,7 @@ from zclient.protocol.record import Header, encode_header
 INCARNATION = b"0123456789abcdef"
 IDS = [b"a", b"b"]
 FENCE = (1 << 32) + 1
-WORKFLOW = b"w"
+WORKFLOW, BATCH = b"0123456789abcdef012345", b"0123456789abcdef" * 2
 PAYLOAD, LARGE = b"\xc0", b"x" * limits.LARGE_BYTES
 RECORD = encode_header(Header("q", 1, {"headers": {"x": 1}}, False)) + bytes(8) + PAYLOAD
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
     "headers": {"x": 1, "y": "z"},
     "after": [b"c"],
     "on_parent_death": "run",
-    "batch": b"batch",
+    "batch": BATCH,
 }
 VERBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("set", {"queue": "q", "options": {"max_attempts": 2, "key_limit": 1, "rate": [10, 1000]}}),
@@ -43,12 +43,12 @@ VERBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unbind", {"pattern": "news.*", "queue": "r"}),
     ("keep_topic", {"pattern": "news.*", "keep": 60_000, "keep_bytes": 1000}),
     ("forget_topic", {"pattern": "news.*"}),
-    ("open_batch", {"id": b"batch", "on_done": ["r", {}, PAYLOAD]}),
-    ("close_batch", {"id": b"batch"}),
+    ("open_batch", {"id": BATCH, "on_done": {"queue": "r", "options": {}, "payload": PAYLOAD}}),
+    ("close_batch", {"id": BATCH}),
     ("cancel_workflow", {"id": WORKFLOW}),
     ("retry_workflow", {"id": WORKFLOW}),
     ("set_schedule", {"name": "s", "cron": "* * * * *", "queue": "q", "payload": PAYLOAD, "options": {}}),
-    ("set_schedule", {"name": "e", "every": 1000, "queue": "q", "payload": PAYLOAD, "options": {"unique": "s"}}),
+    ("set_schedule", {"name": "e", "every": 1000, "queue": "q", "payload": PAYLOAD, "options": {"priority": 1}}),
     ("run_schedule", {"name": "s"}),
     ("pause_schedule", {"name": "s"}),
     ("resume_schedule", {"name": "s"}),
@@ -57,10 +57,10 @@ VERBS: tuple[tuple[str, dict[str, Any]], ...] = (
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("show", {"id": b"a"}),
     ("why", {"id": b"a"}),
-    ("parents", {"id": b"b", "start": 0}),
-    ("batch", {"id": b"batch"}),
+    ("parents", {"id": b"e-after", "start": 0}),
+    ("batch", {"id": BATCH}),
     ("workflow", {"id": WORKFLOW}),
-    ("results", {"id": WORKFLOW, "start": 0}),
+    ("results", {"id": plans.step_id(WORKFLOW, 0), "start": 0}),
     ("queues", {}),
     ("queue", {"queue": "q"}),
     ("workers", {}),
@@ -74,7 +74,23 @@ QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bindings", {"queue": "r", "limit": 5}),
     ("publications", {"pattern": "news.*", "start": 0}),
 )
-PLAN = {"name": "flow", "steps": [["one", 1, [], "all", False, []], ["two", 1, [0], "all", False, []]]}
+PLAN = {"name": "flow", "steps": [["one", 1, [], "wait", False], ["two", 1, [0], "run", True, 1]]}
+STEPS = [
+    m.Group("q", {"batch": plans.step_id(WORKFLOW, 0)}, plans.job_ids(WORKFLOW, 0, 0, 1), [PAYLOAD]),
+    m.Group(
+        "q",
+        {"batch": plans.step_id(WORKFLOW, 1), "after": [plans.step_id(WORKFLOW, 0)], "on_parent_death": "run"},
+        plans.job_ids(WORKFLOW, 1, 0, 1),
+        [PAYLOAD],
+    ),
+]
+"""A job of each step of the plan."""
+
+
+def options_of_jobs() -> dict[str, dict[str, Any]]:
+    """Each option with what it needs beside it."""
+    alone = {name: {name: value} for name, value in OPTIONS.items()}
+    return {**alone, "on_parent_death": {"after": [b"c"], "on_parent_death": "run"}}
 
 
 def from_peers() -> list[m.Message]:
@@ -88,7 +104,10 @@ def from_peers() -> list[m.Message]:
         ),
         m.Put(1, 1, [group]),
         m.Put(2, 1, [one, two]),
-        *(m.Put(3, 1, [m.Group("q", {name: value}, [b"e"], [PAYLOAD])]) for name, value in OPTIONS.items()),
+        *(
+            m.Put(3, 1, [m.Group("q", options, [b"e-" + name.encode()], [PAYLOAD])])
+            for name, options in options_of_jobs().items()
+        ),
         m.Settle(
             4, [m.Settlement(FENCE, m.Outcome.ACK, IDS, [PAYLOAD, LARGE])], [m.Sent(FENCE, b"a", [one], [publication])]
         ),
@@ -106,7 +125,7 @@ def from_peers() -> list[m.Message]:
         m.Partial(FENCE, b"a", 0, [PAYLOAD, LARGE], False),
         *(m.Ask(10, verb, arguments) for verb, arguments in QUESTIONS),
         *(m.Order(11, 1, verb, arguments) for verb, arguments in VERBS),
-        m.Workflow(12, 1, WORKFLOW, 0, 1, PLAN, [m.Group("q", {}, [], [])]),
+        m.Workflow(12, 1, WORKFLOW, 0, 1, PLAN, STEPS),
         m.Publish(13, 1, [publication]),
         m.Tail(14, 1, "news.*", [["x", "=", 1]], 10, 1000),
         m.Goodbye(),
