@@ -111,7 +111,7 @@ class Actor(Peer):
             held.setdefault(fence, []).append(identifier)
         told = [m.Held(fence, ids, []) for fence, ids in held.items()]
         self.send(m.Hello(limits.PROTOCOL_VERSION, self.incarnation, "actor", 30, ["work", "copies"], told, 0, {}))
-        self.story.append(f"comes back with {told}")
+        self.story.append(f"comes back with {told!r:.300}")
         welcome = self._await(lambda message: isinstance(message, m.Welcome))
         unsettled = {name for name, fence in self.held.items() if not self._is_settling(fence, name)}
         if lost := [name for _, ids in welcome.lost for name in ids if name in unsettled]:
@@ -204,7 +204,7 @@ class Actor(Peer):
     def _say(self, operation: Operation, *, again: bool = False) -> None:
         self.waiting = operation
         message = operation.message
-        self.story.append(f"says {message!r:.3000}")
+        self.story.append(f"says {message!r:.600}")
         self.send(message)
         answer = self._await(lambda came: self._is_answer(came, message.number))
         if isinstance(answer, m.Failure):

@@ -22,6 +22,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ class Disk:
         self._watermark: bytes | None = None
 
     def logs_are_synced(self) -> None:
-        self._lengths = {log: log.stat().st_size for log in self._logs()}
+        for log in self._logs():
+            with suppress(FileNotFoundError):  # RocksDB is through with it
+                self._lengths[log] = log.stat().st_size
 
     def watermark_is_synced(self) -> None:
         self._watermark = (self._path / "WATERMARK").read_bytes()
@@ -94,8 +97,9 @@ class Disk:
     def lose(self, keep: str) -> None:
         """Lose of the logs what was not synced, or the latter half of that, and of the watermark all of it."""
         for log in self._logs():
-            synced, size = self._lengths.get(log, 0), log.stat().st_size
-            os.truncate(log, synced if keep == "none" else synced + (size - synced) // 2)
+            with suppress(FileNotFoundError):
+                synced, size = self._lengths.get(log, 0), log.stat().st_size
+                os.truncate(log, synced if keep == "none" else synced + (size - synced) // 2)
         if self._watermark is not None:
             (self._path / "WATERMARK").write_bytes(self._watermark)
 
