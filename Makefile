@@ -11,7 +11,8 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop build clean moved
+.PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop crashpoints fuzz \
+        build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,11 +71,18 @@ kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, S
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(STORE),--store $(STORE))
 
+crashpoints: $(STAMP) ## kill a broker at every step, damage its log everywhere, fail every write (PARTS="steps disks logs", SEED=)
+	@$(BIN)/python -m tests.crashpoints $(PARTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(STAMP) ## say everything to whatever listens, guided by coverage, and floods, for MINUTES= (TARGETS="decoder broker flood")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' || true
+	@$(BIN)/python -m tests.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(TARGETS) $(ARGS)
+
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist .
 	@$(BIN)/python -m pytest deploy $(ARGS)
 
 clean: ## remove everything that make and the tools made, .venv included
-	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,6 +53,12 @@ def first(store: MemoryStore, space: str) -> tuple[bytes, bytes]:
     return next(store.scan(space, b"", b"\xff" * 300))
 
 
+@pytest.mark.parametrize("space", ["jobs", "changes", "ready", "timers", "deliveries"])
+def test_a_row_that_cannot_be_read(store: MemoryStore, space: str) -> None:
+    faults = damage(store, space, first(store, space)[0], b"\xc1\xff")
+    assert any("cannot be read" in fault for fault in faults)
+
+
 def test_a_ready_row_that_is_gone(store: MemoryStore) -> None:
     faults = damage(store, "ready", first(store, "ready")[0], None)
     assert any("ready" in fault for fault in faults)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from msgpack.exceptions import UnpackException
+
 from zbroker import limits
 from zbroker.batch_check import BatchCheck
 from zbroker.check_topics import topic_faults
@@ -26,6 +28,9 @@ END = b"\xff" * 300
 
 MAX_FAULTS = 100
 """Lines of faults; if there are more, the last one says so."""
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, UnpackException)
+"""What a row raises that is none of ours: nobody wrote it, or not as it is."""
 
 
 @dataclass
@@ -76,22 +81,33 @@ class _Check:
     def run(self) -> Report:
         for space in KEYSPACES:
             self._report.counts[f"rows in {space}"] = sum(1 for _ in self._store.scan(space, b"", END))
-        self._read_queues()
-        self._read_deliveries()
-        self._read_ready()
-        self._read_timers()
-        self._read_schedules()
+        steps = (
+            self._read_queues,
+            self._read_deliveries,
+            self._read_ready,
+            self._read_timers,
+            self._read_schedules,
+            self._read_topics,
+            self._read_dead,
+            self._read_texts,
+            self._read_heads,
+            self._read_edges,
+            self._read_jobs,
+            self._read_orphans,
+            self._batches.compare,
+            self._compare,
+        )
+        for step in steps:
+            try:
+                step()
+            except UNREADABLE as error:
+                what = step.__name__.strip("_").removeprefix("read_")
+                self._report.fault(f"{what}: a row cannot be read: {type(error).__name__}: {error}")
+        return self._report
+
+    def _read_topics(self) -> None:
         for text in topic_faults(self._store, self._queues):
             self._report.fault(text)
-        self._read_dead()
-        self._read_texts()
-        self._read_heads()
-        self._read_edges()
-        self._read_jobs()
-        self._read_orphans()
-        self._batches.compare()
-        self._compare()
-        return self._report
 
     # ---- places
 

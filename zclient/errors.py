@@ -313,6 +313,6 @@ def error_from_wire(code: str, text: str, details: dict[str, Any]) -> ZError:
     told = {
         str(name): value.decode(errors="replace") if isinstance(value, bytes) else value
         for name, value in details.items()
-        if name != "ids"
+        if name not in ("ids", "text", "self")
     }
     return _BY_CODE.get(code, Refused)(text, **told)

@@ -175,7 +175,12 @@ class WorkerSession:
     def _flow(self, message: m.Flow) -> None:
         delivery = self._deliveries.get(message.fence)
         job = delivery.jobs.get(message.id) if delivery is not None else None
-        if job is not None and job.unsettled and job.has_reader:
+        try:
+            is_read = job is not None and job.unsettled and job.has_reader
+        except ValueError as error:
+            self.faults.append(ProtocolFault(f"a job was delivered with a record that is none: {error}"))
+            return
+        if job is not None and is_read:
             self._streams.of(job).flow(message.have, message.upto, again=message.again)
 
     # ---- to the broker

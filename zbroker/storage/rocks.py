@@ -236,7 +236,8 @@ def check_reach(directory: DataDirectory, confirmed: int, *, cut_tail: bool) -> 
     if reached < confirmed:
         raise StoreBehind(
             f"the store in {directory.path} reaches sequence number {reached}, and {confirmed} was confirmed: the end "
-            f"of its log is missing. Put the missing files back, or restore a backup; nothing was changed"
+            f"of its log is missing, with {confirmed - reached} changes that were confirmed. Put the missing files "
+            f"back, or restore a backup; nothing was changed"
         )
     return reached
 

@@ -97,8 +97,8 @@ def look(directory: DataDirectory, confirmed: int) -> tuple[sqlite3.Connection, 
         if row[0] < confirmed:
             raise StoreBehind(
                 f"the store in {directory.path} reaches sequence number {row[0]}, and {confirmed} was confirmed: the "
-                f"log {FILE}-wal is missing or damaged. Put the missing files back, or restore a backup; nothing was "
-                f"changed"
+                f"log {FILE}-wal is missing or damaged, with {confirmed - row[0]} changes that were confirmed. Put the "
+                f"missing files back, or restore a backup; nothing was changed"
             )
     except BaseException:
         reader.close()

@@ -407,11 +407,14 @@ def _leases(value: Any) -> list[tuple[int, list[bytes]]]:
 
 def _decode_welcome(fields: Any, frames: Sequence[bytes]) -> m.Welcome:
     _, version, broker, epoch, told, lost = fields
+    for name, most in _typed(told, dict, "limits").items():
+        _typed(name, str, "the name of a limit")
+        _number(most, name)
     return m.Welcome(
         _number(version, "version"),
         _typed(broker, bytes, "broker"),
         _number(epoch, "epoch"),
-        _typed(told, dict, "limits"),
+        told,
         _leases(lost),
     )
 

@@ -32,7 +32,13 @@ def encode_header(header: Header) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _decode_header(encoded: bytes) -> Header:
-    return Header(*msgpack.unpackb(encoded))
+    try:
+        header = Header(*msgpack.unpackb(encoded))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"not the header of a record: {error}") from error
+    if type(header.options) is not dict:
+        raise ValueError(f"not the header of a record: its options are {header.options!r:.40}")
+    return header
 
 
 def header_bytes(record: bytes) -> int:
@@ -41,7 +47,7 @@ def header_bytes(record: bytes) -> int:
 
 
 def header_of(record: bytes) -> Header:
-    """The header of a record. Records of one group share the object: do not change it."""
+    """The header of a record. Records of one group share the object: do not change it. `ValueError` if it is none."""
     return _decode_header(record[2 : header_bytes(record)])
 
 
