@@ -11,10 +11,10 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
+.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop check-history build clean moved
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make the virtual environment in .venv and install the project with its tools
 
@@ -67,6 +67,9 @@ scale: $(STAMP) ## what a job costs the broker as keys, queues and workers grow
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(STORE),--store $(STORE))
+
+check-history: $(STAMP) ## make a history of OPS operations (or take the one in HISTORY) and check it
+	@$(BIN)/python -m tests.history $(if $(HISTORY),$(HISTORY),--generate $(if $(OPS),$(OPS),10000000))
 
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist
