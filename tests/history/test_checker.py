@@ -16,7 +16,7 @@ from tests.history.checker import check, stories_of
 from tests.history.generated import generate
 from tests.history.records import BadHistory, Reader, Recorder, files_of
 from tests.history.sound import sound
-from tests.history.world import Policy, World
+from tests.history.world import Policy, World, no_longer
 
 OPERATIONS = int(os.environ.get("ZBROKER_TEST_OPERATIONS", "20000"))
 PART_BYTES = 1 << 19
@@ -138,17 +138,18 @@ def test_stories_of_jobs_that_are_not_over(tmp_path: Path) -> None:
 def test_when_it_was_calm() -> None:
     world = World(Policy())
     second = 1_000_000
-    for at, whom, what in ((10, "w", "dark"), (12, "w", "light"), (20, "v/1", "killed"), (30, "w", "down")):
+    for at, whom, what in (
+        (10, "w", "dark"),
+        (12, "w", no_longer("dark")),
+        (20, "v/1", "killed"),
+        (30, "u/1", "stopped"),
+    ):
         world.add(at * second, whom, what)
     world.close()
     calm = [(begin, end) for begin, end in ((0, 9), (9, 11), (11, 12), (13, 13), (15, 19), (19, 21), (21, 29), (40, 41))
             if world.is_calm(begin * second, end * second)]  # fmt: skip
     assert calm == [(0, 9), (15, 19), (21, 29)]  # a peer has two seconds to come back after a harm that lasted
-    assert [world.harm("w/1", at * second, at * second) for at in (9, 11, 13, 15, 99)] == [
-        "",
-        "dark",
-        "dark",
-        "",
-        "down",
-    ]
+    harms = [world.harm("w/1", at * second, at * second) for at in (9, 11, 13, 15)]
+    assert harms == ["", "dark", "dark", ""]
+    assert [world.harm("u/1", at * second, at * second) for at in (29, 30, 99)] == ["", "stopped", "stopped"]
     assert (world.was_killed("v/1", 19 * second), world.was_killed("v/1", 20 * second)) == (False, True)

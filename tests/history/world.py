@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 SECOND = 1_000_000
 
-ENDS = {
-    "stopped": "continued",
-    "dark": "light",
-    "down": "up",
-    "half-closed": "mended",
-    "slow": "mended",
-    "full": "room",
-    "moved": "mended",
-}
-"""Harm that lasts, and what ends it."""
+LASTING = {"stopped": "continued", "full": "room", "low": "room"}
+"""Harm that lasts, and what ends it. Whatever else lasts is ended by `no_longer`."""
+
+NO_LONGER = "no longer "
+
+
+def no_longer(what: str) -> str:
+    """The word for the end of a harm to a link that lasted."""
+    return NO_LONGER + what
+
 
 KILLED = "killed"
 
@@ -70,15 +70,17 @@ class World:
     def close(self) -> None:
         spans: dict[str, list[Span]] = defaultdict(list)
         begun: dict[tuple[str, str], int] = {}
+        # What is ended somewhere is something that lasts.
+        ended = {(who, what.removeprefix(NO_LONGER)) for _, who, what in self._told if what.startswith(NO_LONGER)}
         for at, whom, what in sorted(self._told):
             if what == KILLED:
                 self._kills.setdefault(whom, at)
                 spans[whom].append(Span(at, at, what))
-            elif what in ENDS:
+            elif what in LASTING or (whom, what) in ended:
                 begun.setdefault((whom, what), at)
-            elif what in ENDS.values():
+            elif what.startswith(NO_LONGER) or what in LASTING.values():
                 for (who, kind), begin in list(begun.items()):
-                    if who == whom and ENDS[kind] == what:
+                    if who == whom and what in (LASTING.get(kind), no_longer(kind)):
                         spans[whom].append(Span(begin, at + AFTER_US, kind))
                         del begun[who, kind]
             else:

@@ -5,9 +5,11 @@ true of a job stands in ``tests.history.rules``, what the processes do in ``prog
 who inherits from it.
 """
 
+import math
 import os
 import random
 import select
+import signal
 import sqlite3
 import time
 from collections import Counter
@@ -90,6 +92,11 @@ class Bout:
     """Its processes, what is done to them, and how many effects were seen."""
 
     further = FURTHER
+    pause_s = math.inf
+    """The longest that two harms are apart, in seconds."""
+    still_s = STILL_S
+    quiet_s = 0.0
+    """So long the broker has nothing to do before the workers end: what is still on its way on a link arrives."""
 
     def __init__(
         self, folder: Path, prefix: str, broker: Broker, harms: Harms, chance: random.Random, seed: int
@@ -102,6 +109,8 @@ class Bout:
         self._seed = seed
         self._seen = 0  # bytes in the pipe: effects, and those that a repeated run found to be there
         self._granted = 0
+        self._moved_at = math.inf  # when an effect was last seen
+        self._busy_at = math.inf  # when the broker last had anything to do
         self._pipe, self._write_end = os.pipe()
         os.set_blocking(self._pipe, False)
         self._recorder = Recorder(folder, "driver/1", **FACTS, workers=len(WORKERS))
@@ -109,7 +118,8 @@ class Bout:
         self.workers = [self._worker(name, program) for name, program in WORKERS.items()]
         self.producers = [self._producer(name, program) for name, program in PRODUCERS.items()]
         self.places: list[Place] = [broker, *self.workers, *self.producers]
-        self.until: dict[Place, float] = {}  # the stopped: until this monotonic time
+        self.lasting: dict[Any, tuple[float, Callable[[], None]]] = {}
+        """What lasts: until which monotonic time, and how it is undone. Of a stopped process the key is its place."""
 
     def _worker(self, name: str, program: str) -> Program:
         def facts(who: str) -> dict[str, Any]:
@@ -129,7 +139,8 @@ class Bout:
 
     def _producer(self, name: str, program: str) -> Program:
         def facts(who: str) -> dict[str, Any]:
-            return self._facts(name, who=who, name=name, prefix=self._prefix, seed=self._seed)
+            facts = self._facts(name, who=who, name=name, prefix=self._prefix, seed=self._seed)
+            return facts | self.facts_of_producers()
 
         return Program(name, program, self.folder / f"{name}.log", self.harms, facts, enter=self.enter(name))
 
@@ -144,6 +155,10 @@ class Bout:
         """What stands before the command of the process at this place."""
         return []
 
+    def facts_of_producers(self) -> dict[str, Any]:
+        """Further arguments of producers."""
+        return {}
+
     # ---- a bout
 
     def run(self, is_over: Callable[[], bool]) -> Came:
@@ -151,15 +166,16 @@ class Bout:
         began, began_at = time.monotonic(), datetime.now(UTC)
         for place in self.places:
             place.start()
+        self._moved_at = time.monotonic()
         with Client(self.broker.control, timeout=60) as client:
             for queue, policy in POLICIES.items():
                 client.set_queue(queue, **policy)
             before = _totals(client)
             self._grant(always=True)
-            self.await_effects(CALM)
+            self.await_effects(CALM, math.inf)
             while not is_over():
                 self.harm()
-                self.await_effects(self.chance.choice(self.further))
+                self.await_effects(self.chance.choice(self.further), self.pause_s)
             self._drain(client)
             self._note_ends(client, began_at - EARLIER)
             counts = _totals(client) - before
@@ -187,81 +203,89 @@ class Bout:
 
     def harm(self) -> None:
         """Kill one, or several at once, and start them again; or stop a worker for a while."""
-        # A broker that starts gives everybody a new lease: while a lease is to run out, it is spared.
-        places = [place for place in self.places if not (self.until and place is self.broker)]
+        places = [place for place in self.places if place is not self.broker or self.may_kill_broker()]
         chance = self.chance.random()
         if chance < 0.15:
             self.stop(self.chance.choice(self.workers), self.chance.choice(STOPPED_S))
         elif chance < 0.3:
             self.kill(self.chance.sample(places, self.chance.randint(2, len(places))))
         else:
-            running = [place for place in places if place not in self.until]
+            running = [place for place in places if place not in self.lasting]
             weights = [4 if place is self.broker else 2 for place in running]
             self.kill(self.chance.choices(running, weights))
 
+    def may_kill_broker(self) -> bool:
+        """One that starts gives everybody a new lease: while a lease is to run out, it is spared."""
+        return not self.lasting
+
     def stop(self, place: Place, seconds: float) -> None:
         """Have it stand still so long, where it holds no lock that all the others wait for."""
-        for _ in range(STOPS if place not in self.until else 0):
+        for _ in range(STOPS if place not in self.lasting else 0):
             place.stop()
             seen, until = self._seen, time.monotonic() + MOVING_S
             while self._seen == seen and time.monotonic() < until:
                 self._look(until)
             if self._seen > seen or place is self.broker:
-                self.until[place] = time.monotonic() + seconds
+                self.lasting[place] = (time.monotonic() + seconds, place.go_on)
                 return
             place.go_on()
 
     def kill(self, places: list[Place]) -> None:
         """kill -9, all at once, and start them again."""
-        self._look_for_ends()
+        self.look_for_ends()
         for place in places:
             place.kill()
         for place in places:
             place.reap()
-            self.until.pop(place, None)
+            self.lasting.pop(place, None)
         for place in places:
             place.start()
         self._grant(always=True)
 
-    def heal(self) -> None:
-        """Undo what lasts."""
-        self._go_on(all_of_them=True)
+    def end_broker(self) -> None:
+        """It ends in peace, unless it is told so before it has begun to listen to that."""
+        self.look_for_ends()
+        code = self.broker.end()
+        if code not in (0, -signal.SIGTERM):
+            raise Failed(f"{self.broker.who} ended with {code}:\n{self.broker.last_words()}")
 
-    def _look_for_ends(self) -> None:
+    def undo(self, *, all_of_it: bool = False) -> None:
+        """Undo what has lasted long enough."""
+        now = time.monotonic()
+        for key, (until, step) in list(self.lasting.items()):
+            if all_of_it or now >= until:
+                del self.lasting[key]
+                step()
+
+    def look_for_ends(self) -> None:
         for place in self.places:
             if place.has_ended():
                 raise Failed(f"{place.who} ended by itself, with {place.process.returncode}:\n{place.last_words()}")
 
-    def _go_on(self, *, all_of_them: bool = False) -> None:
-        """Let those go on whose time has come."""
-        now = time.monotonic()
-        for place, until in list(self.until.items()):
-            if all_of_them or now >= until:
-                del self.until[place]
-                place.go_on()
-
     # ---- effects
 
-    def await_effects(self, further: int) -> None:
-        """Return when so many more were seen."""
+    def await_effects(self, further: int, within_s: float) -> None:
+        """Return when so many more were seen, or after so many seconds."""
         wanted = self._seen + further
-        still_until = time.monotonic() + STILL_S
+        end = time.monotonic() + within_s
         while self._seen < wanted:
-            self._go_on()
+            self.undo()
             now = time.monotonic()
-            if now >= still_until:
+            if now >= end:
+                return
+            if now >= self._moved_at + self.still_s:
                 raise Failed(f"nothing is done any more\n{self._what_is_left()}")
-            if self._look(min([now + LOOK_S, *self.until.values()])):
-                still_until = time.monotonic() + STILL_S
+            if self._look(min([now + LOOK_S, end, *(until for until, _ in self.lasting.values())])):
                 self._grant()
             elif time.monotonic() - now >= LOOK_S:
-                self._look_for_ends()
+                self.look_for_ends()
 
     def _look(self, until: float) -> bool:
         """Count the effects of now, or the first that come until this monotonic time; whether there were any."""
         came = select.select([self._pipe], [], [], max(until - time.monotonic(), 0))[0]
         if came:
             self._seen += len(os.read(self._pipe, 65536))
+            self._moved_at = time.monotonic()
         return bool(came)
 
     def _grant(self, *, always: bool = False) -> None:
@@ -275,17 +299,24 @@ class Bout:
 
     def _drain(self, client: Client) -> None:
         """No more jobs, no more harm: everything that was stored is over, and everybody ends in peace."""
-        self.heal()
+        self.undo(all_of_it=True)
         for place in self.producers:
             self._end(place)
+        self._busy_at = time.monotonic()
         try:
-            eventually(lambda: not any(_waiting(client).values()), within=DRAIN_S)
+            eventually(lambda: self._is_quiet(client), within=DRAIN_S)
         except Missing:
             raise Failed(f"after {DRAIN_S} s without harm not all is done\n{self._what_is_left()}") from None
         for place in self.workers:
             self._end(place)
         if any(_waiting(client).values()):
             raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
+
+    def _is_quiet(self, client: Client) -> bool:
+        if any(_waiting(client).values()):
+            self._busy_at = time.monotonic()
+            return False
+        return time.monotonic() >= self._busy_at + self.quiet_s
 
     def _note_ends(self, client: Client, since: datetime) -> None:
         """What the broker says of all jobs of this bout, and what is in the handler's database."""

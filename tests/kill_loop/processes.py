@@ -121,26 +121,37 @@ class Place(ABC):
 
 
 class Broker(Place):
-    """``zbroker start`` on one data directory; after its first start always on the same port."""
+    """``zbroker start`` on one data directory; after its first start always on the same port.
 
-    def __init__(self, log: Path, harms: Harms, data: Path, options: Sequence[str]) -> None:
+    ``enter`` stands before its command. ``control`` is where the driver talks to it, an address of its own or the same.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        harms: Harms,
+        data: Path,
+        options: Sequence[str],
+        *,
+        bind: str = "tcp://127.0.0.1:*",
+        enter: Sequence[str] = (),
+        control: str | None = None,
+    ) -> None:
         super().__init__("broker", log, harms)
-        self.endpoint = "tcp://127.0.0.1:*"
-        self.enter: list[str] = []
-        """What stands before its command."""
-        self._control = ""
+        self.endpoint = bind
         self._data = data
-        self._options = options
+        self._options = [*options, *(["--bind", control] if control else [])]
+        self._enter = enter
+        self._control = control
 
     @property
     def control(self) -> str:
-        """Where the driver talks to it."""
         return self._control or self.endpoint
 
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
-        command = [*self.enter, sys.executable, "-m", "zbroker", "start"]
+        command = [*self._enter, sys.executable, "-m", "zbroker", "start"]
         command += ["--data", str(self._data), "--bind", self.endpoint]
-        first = self.starts == 1
+        first = self.endpoint.endswith("*")
         process = subprocess.Popen(
             [*command, *self._options],
             cwd=ROOT,
@@ -152,6 +163,14 @@ class Broker(Place):
             word, _, self.endpoint = process.stdout.readline().decode().strip().partition(" ")
             assert word == "ready", self.last_words()
         return process
+
+    def end(self) -> int:
+        """It ends in peace; its exit code."""
+        self._note("ended")
+        self.process.terminate()
+        code = self.process.wait(END_S)
+        self._close()
+        return code
 
 
 class Program(Place):

@@ -42,6 +42,9 @@ ASK_S = 5
 
 SNOOZE_S = 0.02
 
+REFUSED_S = 0.1
+"""How long a producer waits after it was refused."""
+
 END_S = 60
 """How long a worker that is told to end may look for a broker before it ends nevertheless."""
 
@@ -325,7 +328,7 @@ def earlier(folder: Path, name: str) -> tuple[dict[str, None], set[str]]:
     return sent, answered
 
 
-def producer_threads(endpoint: str, **facts: Any) -> None:
+def producer_threads(endpoint: str, timeout: float = SEND_S, **facts: Any) -> None:
     """Two threads that send one job after the other through one client."""
     source = Source(**facts)
 
@@ -342,6 +345,7 @@ def producer_threads(endpoint: str, **facts: Any) -> None:
                 except (Refused, BrokerUnreachable) as error:
                     source.failed(job, error)
                     again = False
+                    threading.Event().wait(REFUSED_S)
                 else:
                     again = source.confirmed(job)
                     if work.is_cancelled:
@@ -354,7 +358,7 @@ def producer_threads(endpoint: str, **facts: Any) -> None:
         except (NotFound, Refused, AnswerTimeout, OutcomeUnknown, BrokerUnreachable):
             return  # It is over by now, or nobody knows.
 
-    with Client(endpoint, timeout=SEND_S) as client:
+    with Client(endpoint, timeout=timeout) as client:
         run_threads(send, 2)
 
 
@@ -375,7 +379,7 @@ def run_threads(target: Callable[[], None], count: int) -> None:
         thread.join()
 
 
-def producer_coroutines(endpoint: str, **facts: Any) -> None:
+def producer_coroutines(endpoint: str, timeout: float = SEND_S, **facts: Any) -> None:
     """Coroutines that send over one connection."""
     source = Source(**facts)
 
@@ -392,11 +396,12 @@ def producer_coroutines(endpoint: str, **facts: Any) -> None:
                 except (Refused, BrokerUnreachable) as error:
                     source.failed(job, error)
                     again = False
+                    await asyncio.sleep(REFUSED_S)
                 else:
                     again = source.confirmed(job)
 
     async def run() -> None:
-        async with AsyncClient(endpoint, timeout=SEND_S) as client:
+        async with AsyncClient(endpoint, timeout=timeout) as client:
             await asyncio.gather(*(send(client) for _ in range(COROUTINES)))
 
     asyncio.run(run())
