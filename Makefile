@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop check-history build clean moved
+.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop chaos soak check-history build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,12 @@ scale: $(STAMP) ## what a job costs the broker as keys, queues and workers grow
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(STORE),--store $(STORE))
+
+chaos: $(STAMP) ## harm processes, links and disk for MINUTES (SEED=), and judge the history of all of it
+	@$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(STAMP) ## a steady load for HOURS: memory, descriptors, disk and latency stay flat
+	@$(BIN)/python -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 check-history: $(STAMP) ## make a history of OPS operations (or take the one in HISTORY) and check it
 	@$(BIN)/python -m tests.history $(if $(HISTORY),$(HISTORY),--generate $(if $(OPS),$(OPS),10000000))

@@ -4,6 +4,7 @@ It owns what is done, to whom and for how long: by chance from a seed, after so 
 done stands in ``links`` and ``disk``; what must be true nevertheless, in ``tests.history.rules``.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 from tests.chaos.disk import SmallDisk
 from tests.chaos.links import Links
 from tests.history.world import no_longer
-from tests.kill_loop.bout import OPTIONS, PRODUCERS, WORKERS, Bout
+from tests.kill_loop.bout import OPTIONS, PRODUCERS, WORKERS, Bout, Failed
 from tests.kill_loop.processes import Broker, Harms
 
 DISK_BYTES = 384 << 20
@@ -23,15 +24,16 @@ FLOOR_BYTES = 48 << 20
 LOW_BYTES = 24 << 20
 """What is left of a disk that is low: settlements go on."""
 
-LASTS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""How long a harm lasts: up to twice a lease, and beyond what a silent host is given."""
+LASTS_S = (0.2, 0.5, 1.0, 2.0, 6.0)
+"""How long a harm to a link lasts: beyond a lease, and beyond what a silent host is given."""
 
-STALL_S = (0.2, 1.0, 2.5)
-"""How long the broker stands still, or its disk is full: it has half a minute before it gives up."""
+STALL_S = (0.2, 1.0, 2.0)
+"""How long the broker stands still, or its disk is full: less than the silence after which its peers give it up, so
+that it is no reason to take a job from anybody."""
 
 CHAOS_OPTIONS = (
     *OPTIONS,
-    *("--heartbeat-interval", "500ms", "--heartbeat-timeout", "2s"),
+    *("--heartbeat-interval", "500ms", "--heartbeat-timeout", "4s"),
     *("--disk-floor", str(FLOOR_BYTES), "--keep-done", "10m", "--drain-timeout", "2s"),
 )
 
@@ -44,8 +46,8 @@ PAUSE_S = 0.5
 STILL_S = 40
 """So long may everything be without an effect."""
 
-NO_ROOM = 6
-"""What a broker ends with whose store cannot be opened, or fails."""
+NO_ROOM, NO_ROOM_TEXT = 6, "no disk space left to open"
+"""What a broker ends with, and says, that finds its disk full while it opens."""
 
 QUIET_S = 1.0
 """More than what a proxy or a connection that was mended still holds takes to arrive."""
@@ -73,6 +75,7 @@ class Round(Bout):
     ) -> None:
         self._links = links
         self._disk = disk
+        self._had_room_at = -math.inf  # when the disk was last emptied
         harms = Harms()
         bind, control = links.bind()
         enter = [*(disk.enter if disk is not None else []), *links.enter("broker")]
@@ -114,16 +117,23 @@ class Round(Bout):
     def _last(self, key: Any, seconds: tuple[float, ...], undo: Callable[[], None]) -> None:
         self.lasting[key] = (time.monotonic() + self.chance.choice(seconds), undo)
 
-    def look_for_ends(self) -> None:
+    def revive(self) -> None:
         """A broker that finds its disk full while it opens says so and ends: it is given room, and started again."""
-        if self.broker.has_ended() and self.broker.process.returncode == NO_ROOM and "disk" in self.lasting:
-            _, empty = self.lasting.pop("disk")
-            empty()
-            self.broker.reap()
-            self.lasting.pop(self.broker, None)
-            self.harms.note(self.broker.who, "ended")
-            self.broker.start()
-        super().look_for_ends()
+        broker = self.broker
+        if broker.has_ended() and broker.process.returncode == NO_ROOM and NO_ROOM_TEXT in broker.last_words():
+            if not self._was_full():
+                raise Failed(f"{broker.who} found no room on a disk that had some")
+            if "disk" in self.lasting:
+                _, empty = self.lasting.pop("disk")
+                empty()
+            broker.reap()
+            self.lasting.pop(broker, None)
+            self.harms.note(broker.who, "ended")
+            broker.start()
+
+    def _was_full(self) -> bool:
+        """Whether the disk was full when the broker that runs now, or has just ended, was opening."""
+        return "disk" in self.lasting or self._had_room_at >= self.broker.started_at
 
     def _harm_link(self) -> None:
         """Something happens to the link of one."""
@@ -167,7 +177,7 @@ class Round(Bout):
         disk = self._disk
         if disk is None or "disk" in self.lasting:
             return
-        self.look_for_ends()
+        self.revive()
         is_full = self.chance.random() < 0.6
         self.harms.note(self.broker.who, "full" if is_full else "low")
         disk.fill(0 if is_full else LOW_BYTES)
@@ -175,6 +185,7 @@ class Round(Bout):
 
     def _empty(self, disk: SmallDisk) -> None:
         disk.empty()
+        self._had_room_at = time.monotonic()
         self.harms.note(self.broker.who, "room")
 
     def abandon(self) -> None:

@@ -153,3 +153,14 @@ def test_when_it_was_calm() -> None:
     assert harms == ["", "dark", "dark", ""]
     assert [world.harm("u/1", at * second, at * second) for at in (29, 30, 99)] == ["", "stopped", "stopped"]
     assert (world.was_killed("v/1", 19 * second), world.was_killed("v/1", 20 * second)) == (False, True)
+
+
+def test_two_harms_at_once_last_until_both_are_over() -> None:
+    """A link is dark at its own end and at the broker's."""
+    world = World(Policy())
+    second = 1_000_000
+    for at, what in ((10, "dark"), (12, "dark"), (13, no_longer("dark")), (20, no_longer("dark"))):
+        world.add(at * second, "w", what)
+    world.close()
+    dark = [at for at in range(5, 30) if world.harm("w/1", at * second, at * second)]
+    assert dark == list(range(10, 23))

@@ -69,7 +69,7 @@ class World:
 
     def close(self) -> None:
         spans: dict[str, list[Span]] = defaultdict(list)
-        begun: dict[tuple[str, str], int] = {}
+        begun: dict[tuple[str, str], list[int]] = defaultdict(list)
         # What is ended somewhere is something that lasts.
         ended = {(who, what.removeprefix(NO_LONGER)) for _, who, what in self._told if what.startswith(NO_LONGER)}
         for at, whom, what in sorted(self._told):
@@ -77,16 +77,16 @@ class World:
                 self._kills.setdefault(whom, at)
                 spans[whom].append(Span(at, at, what))
             elif what in LASTING or (whom, what) in ended:
-                begun.setdefault((whom, what), at)
+                begun[whom, what].append(at)
             elif what.startswith(NO_LONGER) or what in LASTING.values():
-                for (who, kind), begin in list(begun.items()):
-                    if who == whom and what in (LASTING.get(kind), no_longer(kind)):
-                        spans[whom].append(Span(begin, at + AFTER_US, kind))
-                        del begun[who, kind]
+                for (who, kind), begins in begun.items():
+                    # Of two at once whichever ended: together they cover the same time.
+                    if begins and who == whom and what in (LASTING.get(kind), no_longer(kind)):
+                        spans[whom].append(Span(begins.pop(), at + AFTER_US, kind))
             else:
                 spans[whom].append(Span(at, at + AFTER_US, what))
-        for (whom, what), begin in begun.items():
-            spans[whom].append(Span(begin, float("inf"), what))
+        for (whom, what), begins in begun.items():
+            spans[whom] += [Span(begin, float("inf"), what) for begin in begins]
         self._spans = {whom: sorted(several) for whom, several in spans.items()}
         every = [span for several in self._spans.values() for span in several]
         self._begins = sorted(span.begin for span in every)

@@ -257,7 +257,12 @@ class Bout:
                 del self.lasting[key]
                 step()
 
+    def revive(self) -> None:
+        """Start again who may have ended by itself: nobody, here."""
+
     def look_for_ends(self) -> None:
+        """Raises `Failed` if somebody ended by itself."""
+        self.revive()
         for place in self.places:
             if place.has_ended():
                 raise Failed(f"{place.who} ended by itself, with {place.process.returncode}:\n{place.last_words()}")
@@ -300,6 +305,10 @@ class Bout:
     def _drain(self, client: Client) -> None:
         """No more jobs, no more harm: everything that was stored is over, and everybody ends in peace."""
         self.undo(all_of_it=True)
+        try:
+            eventually(lambda: self._answers(client), within=DRAIN_S)
+        except Missing:
+            raise Failed(f"the broker does not answer\n{self.broker.last_words()}") from None
         for place in self.producers:
             self._end(place)
         self._busy_at = time.monotonic()
@@ -311,6 +320,14 @@ class Bout:
             self._end(place)
         if any(_waiting(client).values()):
             raise Failed(f"the workers gave something back at their end: {_waiting(client)}")
+
+    def _answers(self, client: Client) -> bool:
+        self.revive()
+        try:
+            client.stats(timeout=1)
+        except ZError:
+            return False
+        return True
 
     def _is_quiet(self, client: Client) -> bool:
         if any(_waiting(client).values()):

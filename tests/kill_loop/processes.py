@@ -4,10 +4,12 @@ It owns starting, killing and stopping. It decides nothing and knows no job.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -55,6 +57,7 @@ class Place(ABC):
     def __init__(self, name: str, log: Path, harms: Harms) -> None:
         self.name = name
         self.starts = 0
+        self.started_at = -math.inf
         self.stopped = False
         self.process: subprocess.Popen[bytes]
         self._log = log
@@ -67,6 +70,7 @@ class Place(ABC):
     def start(self) -> None:
         """Start the next one."""
         self.starts += 1
+        self.started_at = time.monotonic()
         self.stopped = False
         with self._log.open("ab") as log:
             log.write(f"---- {self.who}\n".encode())
