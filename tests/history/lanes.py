@@ -35,7 +35,7 @@ def events_of(told: Told, world: World) -> Iterator[LaneEvent]:
         if told.confirmed_at is not None:
             yield [told.confirmed_at, CONFIRMED, lane, True, began, told.job]
         for run in told.runs:
-            if run.valid_until > run.at:
+            if run.valid_until is not None:
                 yield [run.at, RAN, lane, True, run.valid_until, told.job]
         return
     if len(told.runs) > 1 or told.returned or told.confirmed_at is None:

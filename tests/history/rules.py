@@ -57,13 +57,12 @@ class Run:
         self.lost_at: int | None = None
 
     @property
-    def valid_until(self) -> int:
-        """Until when its lease was valid for certain: a settlement that counted proves it, and so does a question."""
-        until = self.at
-        if self.valid_at is not None:
-            until = max(until, self.valid_at)
+    def valid_until(self) -> int | None:
+        """Until when its lease was valid for certain, from its beginning on: a settlement that counted proves it, and
+        so does a question that was answered. None: nothing is proved, not even at its beginning."""
+        until = self.valid_at
         if self.accepted and self.settled_at is not None:
-            until = max(until, self.settled_at)
+            until = max(until or 0, self.settled_at)
         return until
 
     @property
@@ -236,20 +235,17 @@ def _of_runs(told: Told, world: World) -> Found:
     if told.queue in world.policy.at_most_once:
         yield "more than once", f"it ran {len(runs)} times, and may once"
     for before, after in pairwise(runs):
-        yield from _of_repeat(told, before, after, world)
+        yield from _of_repeat(before, after, world)
+    yield from _of_leases(runs)
     for early, late in pairwise(sorted(runs, key=lambda run: run.at)):
         # A process that stood still may begin late what it got early.
         if late.fence < early.fence and not world.is_harmed(world.whos[late.who]):
             yield "late start", f"a run under fence {late.fence} began after one under fence {early.fence}"
 
 
-def _of_repeat(told: Told, before: Run, after: Run, world: World) -> Found:
+def _of_repeat(before: Run, after: Run, world: World) -> Found:
     if before.is_over:
         yield "run after its end", f"it was over under fence {before.fence}, and ran again under fence {after.fence}"
-    if before.valid_until > after.at:
-        yield "overlap", f"its lease under fence {before.fence} was valid when it began under fence {after.fence}"
-    if after.valid_until > before.at >= after.at:
-        yield "overlap", f"it began under fence {before.fence} while its lease under fence {after.fence} was valid"
     reason = reason_of_repeat(before, after, world)
     if not reason:
         lost = before.lost_at is not None or before.accepted is False
@@ -261,6 +257,16 @@ def _of_repeat(told: Told, before: Run, after: Run, world: World) -> Found:
         # Who fails together with the broker is not known to have failed by itself: that is another epoch.
         if before.fence >> EPOCH_BITS == after.fence >> EPOCH_BITS:
             yield "attempts", f"the run under fence {before.fence} burnt no attempt"
+
+
+def _of_leases(runs: list[Run]) -> Found:
+    """No lease is valid any more when a run under a newer fence begins."""
+    valid_until, fence = 0, 0
+    for run in runs:
+        if valid_until > run.at:
+            yield "overlap", f"its lease under fence {fence} was valid when it began under fence {run.fence}"
+        if run.valid_until is not None and run.valid_until > valid_until:
+            valid_until, fence = run.valid_until, run.fence
 
 
 def reason_of_repeat(before: Run, after: Run, world: World) -> str:

@@ -117,8 +117,14 @@ def overlap_two_leases_that_were_asked_for(book: Book) -> None:
     book.note("consumer/1", r.VALID, 4.7, "stopped", 21)
 
 
+def overlap_with_the_one_after_the_next(book: Book) -> None:
+    book.note("threads/2", r.START, 4.2, "killed", 13, 3)
+    book.note("threads/1", r.VALID, 4.3, "killed", 11)
+
+
 def overlap_the_older_within_the_newer(book: Book) -> None:
     book.change("stopped", r.START, 1, 4.8)
+    book.note("consumer/1", r.VALID, 4.9, "stopped", 21)
 
 
 def run_twice_at_most(book: Book) -> None:
@@ -209,6 +215,7 @@ PLANTS: dict[Plant, str] = {
     run_what_was_rejected: "run after its end",
     overlap_two_leases: "overlap",
     overlap_two_leases_that_were_asked_for: "overlap",
+    overlap_with_the_one_after_the_next: "overlap",
     overlap_the_older_within_the_newer: "overlap",
     run_twice_at_most: "more than once",
     let_attempts_shrink: "attempts",
@@ -259,6 +266,13 @@ def test_order_is_not_asked_of_a_lane_to_whose_worker_something_was_done(tmp_pat
     book.harm(201.5, "threads/2", "cut")
     report = book.judged(tmp_path)
     assert (report.is_clean, report.counts["ordered"]) == (True, 2)
+
+
+def test_a_run_that_begins_late_without_a_lease_overlaps_nothing(tmp_path: Path) -> None:
+    """It was delivered, its process stood still, and began it when another run was done."""
+    book = sound()
+    book.change("stopped", r.START, 1, 5.05)
+    assert book.judged(tmp_path).is_clean
 
 
 def test_a_link_belongs_to_all_processes_of_its_place(tmp_path: Path) -> None:
