@@ -40,7 +40,7 @@ CHAOS_OPTIONS = (
 SEND_S = 3.0
 """How long producers wait for an answer: short enough that some stay without one."""
 
-PAUSE_S = 0.5
+PAUSE_S = 1.0
 """The longest that two harms are apart, so that they meet."""
 
 STILL_S = 40
@@ -58,7 +58,7 @@ NAMES = [*WORKERS, *PRODUCERS]
 class Round(Bout):
     """``links`` and ``disk`` are its own; without a disk nothing is filled up."""
 
-    further = (0, 5, 20, 50, 100)
+    further = (0, 5, 20, 50, 100, 200)
     pause_s = PAUSE_S
     still_s = STILL_S
     quiet_s = QUIET_S
