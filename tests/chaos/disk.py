@@ -10,6 +10,8 @@ import subprocess
 from errno import ENOSPC
 from pathlib import Path
 
+from tests.system.processes import ROOT
+
 PATIENCE_S = 10.0
 CHUNK_BYTES = 4 << 20
 
@@ -42,7 +44,9 @@ class SmallDisk:
             self.close()
             raise NoDisk(why)
         target = f"--target={self._holder.pid}"
-        self.enter = ["nsenter", target, *(["--user", "--preserve-credentials"] if user else []), "--mount", "--"]
+        # Who enters stands at the root afterwards, and has to go back to where its modules are.
+        back = ["sh", "-c", 'cd "$0" && exec "$@"', str(ROOT)]
+        self.enter = ["nsenter", target, *(["--user", "--preserve-credentials"] if user else []), "--mount", *back]
         self.path = Path(f"/proc/{self._holder.pid}/root{where}")
         self._filler = self.path / "filler"
 

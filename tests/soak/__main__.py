@@ -14,6 +14,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=1, help="how long")
     parser.add_argument("--interval", type=float, default=0, help="seconds between samples; default: 60, or less")
     parser.add_argument("--rate", type=float, default=200, help="jobs a second, about")
+    parser.add_argument("--prelude", type=int, default=96, help="MiB that go through the broker first, to fill buffers")
     arguments = parser.parse_args()
     seconds = arguments.hours * 3600
     interval = arguments.interval or min(60, seconds / 20)
@@ -21,7 +22,7 @@ def main() -> int:
     print(f"{arguments.hours:g} hours, a sample every {interval:g} s, in {folder}", flush=True)
     soak = Soak(folder, arguments.rate)
     try:
-        for line in soak.run(seconds, interval):
+        for line in soak.run(seconds, interval, arguments.prelude):
             print(line, flush=True)
     except Fault as fault:
         print(f"FAILED\n{fault}")

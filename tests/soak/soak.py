@@ -26,15 +26,20 @@ MIB = 1 << 20
 
 BOUNDS = {
     "memory": Bound(10, 0.05, "MiB"),
-    "descriptors": Bound(4, 0, "open files"),
+    "broker's memory": Bound(24, 0.1, "MiB"),
+    "descriptors": Bound(4, 0, "open"),
     "threads": Bound(2, 0, "threads"),
     "disk": Bound(48, 0.1, "MiB"),
     "waiting": Bound(300, 0.5, "jobs"),
     "latency": Bound(10, 0.5, "ms"),
     "slowest": Bound(40, 1.0, "ms"),
 }
-"""How much each may grow over a run. A disk's files grow to their size and are merged; a queue is as long as chance has
-it; the time of calls is that of a machine that has other things to do."""
+"""How much each may grow over a run. The broker has a store whose buffers and cache fill up, and whose files
+grow to their size and are merged; a queue is as long as chance has it; the time of calls is that of a machine that has
+other things to do. Files of the store are counted as disk, not as descriptors."""
+
+PRELUDE_BYTES = 2000
+"""The payload of each job of the prelude: it stays in the buffers."""
 
 SETTINGS: dict[str, Any] = {
     "keep_done": "2m",
@@ -121,8 +126,11 @@ class Soak:
         self._rows: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         self._latencies: list[float] = []
 
-    def run(self, seconds: float, interval_s: float) -> Iterator[str]:
-        """A line for each interval. Raises `Fault`, at the end, for what grew."""
+    def run(self, seconds: float, interval_s: float, prelude_mib: int = 0) -> Iterator[str]:
+        """A line for each interval. Raises `Fault`, at the end, for what grew.
+
+        The prelude is so much payload that goes through the broker first, which fills the buffers of its store.
+        """
         self._broker.start()
         with Client(self._broker.endpoint, timeout=60) as client:
             for queue in QUEUES:
@@ -133,6 +141,7 @@ class Soak:
                 facts = {"rate": self._rate} if name == "producer" else {}
                 self._loads.append(Load(name, number, self._folder, endpoint=endpoint, **facts))
             eventually(lambda: client.queue("quick")["totals"]["done"])
+            self._fill(client, prelude_mib * MIB // PRELUDE_BYTES)
             began = time.monotonic()
             samples = 0
             due = began
@@ -152,6 +161,10 @@ class Soak:
         for load in self._loads:
             load.end()
         self._broker.end()
+
+    def _fill(self, client: Client, jobs: int) -> None:
+        client.send_many("taken", (bytes(PRELUDE_BYTES) for _ in range(jobs)), timeout=60)
+        eventually(lambda: client.queue("taken")["totals"]["done"] >= jobs, within=DRAIN_S + jobs / 100)
 
     # ---- samples
 
@@ -178,14 +191,14 @@ class Soak:
         self._note("slowest", "calls", at, quantiles([0.0, *self._latencies], n=100)[-1])
         self._note("disk", "broker", at, disk_bytes(self._broker.data) / MIB)
         for name, pid in [("broker", self._broker.pid), *((load.name, load.pid) for load in self._loads)]:
-            self._note("memory", name, at, rss_bytes(pid) / MIB)
-            self._note("descriptors", name, at, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+            self._note("broker's memory" if name == "broker" else "memory", name, at, rss_bytes(pid) / MIB)
+            self._note("descriptors", name, at, descriptors(pid, self._broker.data))
             self._note("threads", name, at, len(list(Path(f"/proc/{pid}/task").iterdir())))
         self._latencies.clear()
         return f"{at:7.0f} s  {done:9} done, {waiting:5} waiting, " + ", ".join(
             f"{what} {self._rows[what, who][-1][1]:.1f}"
             for what, who in (
-                ("memory", "broker"),
+                ("broker's memory", "broker"),
                 ("descriptors", "broker"),
                 ("disk", "broker"),
                 ("latency", "calls"),
@@ -231,6 +244,17 @@ def disk_bytes(folder: Path) -> int:
         except FileNotFoundError:
             continue  # The store removed it meanwhile.
     return size
+
+
+def descriptors(pid: int, data: Path) -> int:
+    """How many a process has open, but for files in ``data``."""
+    count = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            count += not entry.readlink().is_relative_to(data)
+        except FileNotFoundError:
+            continue  # It was closed meanwhile.
+    return count
 
 
 def rss_bytes(pid: int) -> int:
