@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.chaos.chaos import run_rounds
 
-SECONDS = float(os.environ.get("ZBROKER_TEST_CHAOS_S", "5"))
+SECONDS = float(os.environ.get("ZBROKER_TEST_CHAOS_S", "3"))
 
 
 def test_nothing_is_lost_or_doubled_whatever_is_done(tmp_path: Path) -> None:

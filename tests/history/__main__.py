@@ -1,7 +1,6 @@
 """``python -m tests.history FOLDER``, or ``--generate OPERATIONS``: check a history, and say what that took."""
 
 import argparse
-import resource
 import shutil
 import sys
 import tempfile
@@ -37,8 +36,7 @@ def told(folder: Path) -> int:
     began = time.monotonic()
     report = check(folder)
     print("\n".join(report.lines()))
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(f"checked in {since(began)}; the largest process had {most >> 10} MiB")
+    print(f"checked in {since(began)}; the largest process had {report.peak_mib} MiB")
     return 0 if report.is_clean else 1
 
 

@@ -56,6 +56,8 @@ class Report(NamedTuple):
     named: Counter[str]
     """How many of each name there are in all."""
     stories: list[str]
+    peak_mib: int = 0
+    """The most memory that any of its processes had."""
 
     @property
     def is_clean(self) -> bool:
@@ -91,7 +93,7 @@ def check(folder: Path, *, part_bytes: int = PART_BYTES, processes: int | None =
             judged = list(pool.map(hands.judge, range(parts)))
         report = _sum(dealt, judged)
         _order(hands, report, world)
-    return report
+    return report._replace(peak_mib=max(peak_mib(), *(part.peak_mib for part in judged)))
 
 
 def stories_of(folder: Path, jobs: set[str]) -> list[str]:
@@ -142,6 +144,7 @@ class _Judged(NamedTuple):
     faults: list[Fault]
     named: Counter[str]
     stories: list[str]
+    peak_mib: int
 
 
 class _Hands:
@@ -192,7 +195,7 @@ class _Hands:
                     for record in gathered:
                         jobs[record[2]].append(record)
             path.unlink()
-        judged = _Judged(Counter(), [], Counter(), [])
+        judged = _Judged(Counter(), [], Counter(), [], 0)
         events: list[LaneEvent] = []
         counts: dict[str, int] = defaultdict(int)
         for job, records in jobs.items():
@@ -212,7 +215,7 @@ class _Hands:
         with self._lanes(part).open("wb") as file:
             for start in range(0, len(events), ROW_EVENTS):
                 file.write(msgpack.packb(events[start : start + ROW_EVENTS]))
-        return judged
+        return judged._replace(peak_mib=peak_mib())
 
     def _lanes(self, part: int) -> Path:
         return self.folder / f"lanes-{part}"
@@ -264,6 +267,12 @@ def _count(told: Told, world: World, counts: dict[str, int]) -> None:
         counts[told.final.state] += 1
         if told.effects and told.effects[0].fence != told.final.fence:
             counts["late effects"] += 1
+
+
+def peak_mib() -> int:
+    """The most memory that this process ever had; what `getrusage` tells begins with that of its parent."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) >> 10
 
 
 def _sum(dealt: list[_Dealt], judged: list[_Judged]) -> Report:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.soak.soak import BOUNDS, Soak
 from tests.soak.trend import Bound
 
-SECONDS = float(os.environ.get("ZBROKER_TEST_SOAK_S", "6"))
+SECONDS = float(os.environ.get("ZBROKER_TEST_SOAK_S", "3"))
 
 
 # What a call takes in a few seconds says more about the machine than about the broker.
