@@ -29,7 +29,7 @@ from zclient import Client, ZError
 
 BANK = "bank.sqlite"
 
-WINDOW = 2000
+WINDOW = 800
 """Jobs that producers may be ahead of the effects: enough that there is always work, few enough to drain soon."""
 
 CALM = 20

@@ -16,7 +16,7 @@ ONCE = "once"
 """Delivered at most once."""
 
 QUEUES = (*BOOKING, STRICT, FRAIL, ONCE)
-WEIGHTS = (3, 3, 2, 2, 1)
+WEIGHTS = (3, 3, 2, 2, 2)
 
 POLICIES: dict[str, dict[str, Any]] = {STRICT: {"key_limit": 1}, ONCE: {"delivery": "at_most_once"}}
 
@@ -54,7 +54,7 @@ def work_of(job: str) -> Work:
         "account": f"account {chance.randrange(ACCOUNTS)}",
         "amount": chance.randint(1, 1000),
         # How long its work takes: mostly no time at all, sometimes long enough that somebody is killed meanwhile.
-        "ms": 1000 if chance.random() < 0.02 else chance.choice((0, 0, 0, 0, 1, 2, 5, 20, 50)),
+        "ms": 500 if chance.random() < 0.02 else chance.choice((0, 0, 0, 0, 1, 2, 5, 20, 50)),
         "begins": chance.random() < 0.3,  # it says that it begins before it works
         "asks": chance.random() < 0.1,  # it asks for a longer lease
         "snoozes": chance.random() < 0.05,  # its first attempt gives it back, now and then more than once
@@ -67,6 +67,9 @@ def work_of(job: str) -> Work:
         options["priority"] = chance.choice((-1, 1))
     if chance.random() < 0.1:
         options["delay"] = chance.choice((0.01, 0.05, 0.3))
+    if queue == ONCE:
+        payload["ms"] = chance.choice((0, 0, 50, 300))  # what is lost has mostly begun
+        payload["snoozes"] = payload["snoozes"] and chance.random() < 0.2  # which is its end
     if queue == FRAIL:
         payload["fails"] = chance.choice((0, 0, 1, 2, FRAIL_ATTEMPTS, FRAIL_ATTEMPTS))
         options["max_attempts"] = FRAIL_ATTEMPTS
