@@ -23,6 +23,9 @@ from tests.system.processes import Missing
 ROUND_S = 45.0
 """Seconds of harm in a round, before it is drained and judged."""
 
+FEWEST_HARMS = 12
+"""A round goes on until so much was done, however slow the machine is."""
+
 
 class Ground:
     """Where all rounds take place: a small disk if there can be one, hosts if there can be some. ``lacks`` says what
@@ -85,8 +88,8 @@ def run_rounds(
     number = 0
     try:
         while time.monotonic() < end or not number:
-            until = time.monotonic() + min(ROUND_S, max(end - time.monotonic(), 1))
-            came = _round(ground, number, until, chance, seed, folder)
+            for_s = min(ROUND_S, max(end - time.monotonic(), 1))
+            came = _round(ground, number, for_s, chance, seed, folder)
             if lacks is not None:
                 lacks[:] = ground.lacks
             number += 1
@@ -95,10 +98,10 @@ def run_rounds(
         ground.close()
 
 
-def _round(ground: Ground, number: int, until: float, chance: random.Random, seed: int, folder: Path) -> Came:
+def _round(ground: Ground, number: int, for_s: float, chance: random.Random, seed: int, folder: Path) -> Came:
     this = ground.round(number, chance, seed)
     try:
-        came = this.run(lambda: time.monotonic() >= until)
+        came = this.run(lambda: this.harmed_s >= for_s and this.harms.counts.total() >= FEWEST_HARMS)
         check_data(ground.data)
     except (Failed, Missing, BadHistory) as failure:
         this.abandon()

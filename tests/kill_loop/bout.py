@@ -110,6 +110,7 @@ class Bout:
         self._seen = 0  # bytes in the pipe: effects, and those that a repeated run found to be there
         self._granted = 0
         self._moved_at = math.inf  # when an effect was last seen
+        self._harmed_at = math.inf  # since when there is harm
         self._busy_at = math.inf  # when the broker last had anything to do
         self._pipe, self._write_end = os.pipe()
         os.set_blocking(self._pipe, False)
@@ -173,6 +174,7 @@ class Bout:
             before = _totals(client)
             self._grant(always=True)
             self.await_effects(CALM, math.inf)
+            self._harmed_at = time.monotonic()
             while not is_over():
                 self.harm()
                 self.await_effects(self.chance.choice(self.further), self.pause_s)
@@ -191,6 +193,11 @@ class Bout:
         if told:
             raise Failed("\n".join(told))
         return Came(harms, report, time.monotonic() - began)
+
+    @property
+    def harmed_s(self) -> float:
+        """For how long harm has been done."""
+        return time.monotonic() - self._harmed_at
 
     def abandon(self) -> None:
         """Nothing of it outlives this."""
