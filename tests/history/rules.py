@@ -303,7 +303,11 @@ def _of_end(told: Told, final: Final, world: World) -> Found:
 
 def _of_death(told: Told, final: Final, world: World) -> Found:
     most = told.options.get("max_attempts", world.policy.max_attempts)
-    if final.reason == "attempts" and told.queue not in world.policy.at_most_once:
+    once = told.queue in world.policy.at_most_once
+    if final.reason == "attempts" and once:
+        if all(run.outcome != Outcome.NACK for run in told.runs):
+            yield "dead early", "dead as failed, and no run of it failed"
+    elif final.reason == "attempts":
         if final.attempts != most:
             yield "dead early" if final.attempts < most else "dead late", f"dead after {final.attempts} of {most} runs"
         begin = told.sent_at - AFTER_US
@@ -312,7 +316,7 @@ def _of_death(told: Told, final: Final, world: World) -> Found:
             yield "dead early", f"dead, and {burnt} of {most} runs failed"
     elif final.reason == "rejected" and all(run.outcome != Outcome.REJECT for run in told.runs):
         yield "dead early", "dead as rejected, and nobody rejected it"
-    elif final.reason == "lost" and told.queue not in world.policy.at_most_once:
+    elif final.reason == "lost" and not once:
         yield "dead early", "dead as lost, in a queue that delivers at least once"
 
 

@@ -157,6 +157,12 @@ def die_lost_although_it_may_run_again(book: Book) -> None:
     book.change("rejected", r.FINAL, 6, "lost")
 
 
+def die_of_an_attempt_that_did_not_fail(book: Book) -> None:
+    book.change("once", r.SETTLE, 4, RELEASE)
+    book.change("once", r.FINAL, 3, "dead")
+    book.change("once", r.FINAL, 6, "attempts")
+
+
 def die_late(book: Book) -> None:
     book.ran("threads/2", "dying", 44, 105, NACK, 4)
 
@@ -224,6 +230,7 @@ PLANTS: dict[Plant, str] = {
     die_early_as_the_workers_say: "dead early",
     die_of_nothing: "dead early",
     die_lost_although_it_may_run_again: "dead early",
+    die_of_an_attempt_that_did_not_fail: "dead early",
     die_late: "dead late",
     be_done_by_nobody: "end of nobody",
     die_although_it_was_done: "end of nobody",
