@@ -119,7 +119,7 @@ class Soak:
 
     def __init__(self, folder: Path, rate: float, bounds: dict[str, Bound] = BOUNDS) -> None:
         self._folder = folder
-        self._bounds = bounds
+        self.bounds = bounds
         self._rate = rate
         self._broker = BrokerProcess(folder / "data", folder / "broker.log", **SETTINGS)
         self._loads: list[Load] = []
@@ -154,7 +154,13 @@ class Soak:
 
     def trends(self) -> list[Trend]:
         """What became of each row of samples."""
-        return [trend(f"{what} of {who}", row, self._bounds[what]) for (what, who), row in sorted(self._rows.items())]
+        return [trend(f"{what} of {who}", row, self.bounds[what]) for (what, who), row in sorted(self._rows.items())]
+
+    def verdict(self) -> None:
+        """Raises `Fault` for what grew."""
+        grown = [told.told() for told in self.trends() if told.grows]
+        if grown:
+            raise Fault("\n".join(grown))
 
     def end(self) -> None:
         """Nothing of it outlives this."""
@@ -230,9 +236,7 @@ class Soak:
         faults = check_directory(self._broker.data).faults
         if faults:
             raise Fault("\n".join(["zbroker check finds:", *faults]))
-        grown = [told.told() for told in self.trends() if told.grows]
-        if grown:
-            raise Fault("\n".join(grown))
+        self.verdict()
 
 
 def disk_bytes(folder: Path) -> int:

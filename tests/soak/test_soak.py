@@ -6,7 +6,9 @@ In a few seconds only what grows fast is seen. That the judge sees what grows sl
 import os
 from pathlib import Path
 
-from tests.soak.soak import BOUNDS, Soak
+import pytest
+
+from tests.soak.soak import BOUNDS, Fault, Soak
 from tests.soak.trend import Bound
 
 SECONDS = float(os.environ.get("ZBROKER_TEST_SOAK_S", "3"))
@@ -24,3 +26,6 @@ def test_nothing_grows_under_a_steady_load(tmp_path: Path) -> None:
         soak.end()
     assert len(lines) >= 10
     assert {told.name.partition(" of ")[0] for told in soak.trends()} == set(BOUNDS)
+    soak.bounds = {name: bound._replace(units=-1e6, share=0) for name, bound in BRIEF.items()}
+    with pytest.raises(Fault, match="GROWS  broker's memory of broker"):
+        soak.verdict()

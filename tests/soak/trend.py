@@ -63,4 +63,6 @@ def trend(name: str, samples: list[tuple[float, float]], bound: Bound) -> Trend:
         raise ValueError(f"{name}: {len(warm)} samples after the warm-up, which are too few to tell")
     middle = median(value for _, value in warm)
     growth = slope(warm) * (warm[-1][0] - warm[0][0])
-    return Trend(name, middle, growth, max(bound.units, bound.share * abs(middle)), bound.unit)
+    return Trend(
+        name, middle, growth, max(bound.units, bound.share * abs(middle)) if bound.share else bound.units, bound.unit
+    )
