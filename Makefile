@@ -12,10 +12,10 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop crashpoints fuzz \
-        build clean moved
+        chaos soak check-history build clean moved
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make the virtual environment in .venv and install the project with its tools
 
@@ -77,6 +77,15 @@ crashpoints: $(STAMP) ## kill a broker at every step, damage its log everywhere,
 fuzz: $(STAMP) ## say everything to whatever listens, guided by coverage, and floods, for MINUTES= (TARGETS="decoder broker flood")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' || true
 	@$(BIN)/python -m tests.fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(TARGETS) $(ARGS)
+
+chaos: $(STAMP) ## harm processes, links and disk for MINUTES (SEED=), and judge the history of all of it
+	@$(BIN)/python -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(STAMP) ## a steady load for HOURS: memory, descriptors, disk and latency stay flat
+	@$(BIN)/python -m tests.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+
+check-history: $(STAMP) ## make a history of OPS operations (or take the one in HISTORY) and check it
+	@$(BIN)/python -m tests.history $(if $(HISTORY),$(HISTORY),--generate $(if $(OPS),$(OPS),10000000))
 
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist

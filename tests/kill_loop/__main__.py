@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.kill_loop.loop import Bout, Failed, run_bouts
+from tests.kill_loop.bout import Came, Failed
+from tests.kill_loop.loop import run_bouts
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-loop-"))
     print(f"seed {arguments.seed}, store {arguments.store}, {arguments.rounds} kills")
-    bouts: list[Bout] = []
+    bouts: list[Came] = []
     began = time.monotonic()
     try:
         for bout in run_bouts(folder, arguments.rounds, arguments.seed, arguments.store):
@@ -30,24 +31,28 @@ def main() -> int:
         print(f"FAILED\n{failure}")
         return 1
     shutil.rmtree(folder)
-    kills = sum((Counter(bout.kills) for bout in bouts), Counter())
-    print("kills:", ", ".join(f"{name} {count}" for name, count in kills.items()))
+    print(done_to(bouts))
     print("nothing lost, nothing invented, every effect exactly once")
     return 0
 
 
-def told(bouts: list[Bout], seconds: float) -> str:
+def told(bouts: list[Came], seconds: float) -> str:
     """All bouts so far, in a line."""
-    kills = sum(sum(bout.kills.values()) for bout in bouts)
-    sums = Counter[str]()
-    for bout in bouts:
-        sums.update(bout.verdict._replace(faults=[])._asdict() | {"faults": 0, "stops": bout.stops})
+    kills, stops = (sum(bout.total(what) for bout in bouts) for what in ("killed", "stopped"))
+    counts = sum((bout.report.counts for bout in bouts), Counter[str]())
     return (
-        f"{kills:5} kills, {sums['stops']} stops, {seconds:5.0f} s ({seconds / kills:.2f} s each): "
-        f"{sums['jobs']} jobs done; {sums['confirmed']} confirmed, {sums['unknown']} not ({sums['absent']} absent); "
-        f"{sums['repeats']} runs repeated ({sums['overtaken']} overtaken, "
-        f"{sums['late_effects']} after their effect)"
+        f"{kills:5} kills, {stops} stops, {seconds:5.0f} s ({seconds / kills:.2f} s each): "
+        f"{counts['done']} jobs done, {counts['dead']} dead, {counts['cancelled']} cancelled; "
+        f"{counts['confirmed']} confirmed, {counts['unknown']} not ({counts['absent']} absent); "
+        f"{counts['repeats'] - counts['repeat: failed'] - counts['repeat: given back']} runs repeated "
+        f"({counts['repeat: stopped']} overtaken, {counts['late effects']} after their effect)"
     )
+
+
+def done_to(bouts: list[Came]) -> str:
+    """Who was killed how often."""
+    harms = sum((bout.harms for bout in bouts), Counter[tuple[str, str]]())
+    return "kills: " + ", ".join(f"{name} {count}" for (name, what), count in harms.items() if what == "killed")
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ It owns starting, killing and stopping. It decides nothing and knows no job.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kill_loop.verdict import Kill
+from tests.history import records as r
+from tests.history.records import Recorder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,16 +28,40 @@ END_S = 60
 """How long a process may take to end when it is told to."""
 
 
+class Harms:
+    """What was done to whom: counted, and written into the history of the driver."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How often what was done to which place."""
+        self._recorder: Recorder | None = None
+
+    def begin(self, recorder: Recorder) -> None:
+        """From now on into this history; counted afresh."""
+        self.counts.clear()
+        self._recorder = recorder
+
+    def note(self, who: str, what: str) -> None:
+        """``who`` is a process, or a place if it is done to its link."""
+        self.counts[who.partition("/")[0], what] += 1
+        if self._recorder is not None:
+            self._recorder.note(r.HARM, "", who, what)
+
+    def total(self, what: str) -> int:
+        return sum(count for (_, kind), count in self.counts.items() if kind == what)
+
+
 class Place(ABC):
     """A name, and the process that has it now: ``who`` is that one process."""
 
-    def __init__(self, name: str, log: Path, kills: list[Kill]) -> None:
+    def __init__(self, name: str, log: Path, harms: Harms) -> None:
         self.name = name
         self.starts = 0
+        self.started_at = -math.inf
         self.stopped = False
         self.process: subprocess.Popen[bytes]
         self._log = log
-        self._kills = kills
+        self._harms = harms
 
     @property
     def who(self) -> str:
@@ -43,6 +70,7 @@ class Place(ABC):
     def start(self) -> None:
         """Start the next one."""
         self.starts += 1
+        self.started_at = time.monotonic()
         self.stopped = False
         with self._log.open("ab") as log:
             log.write(f"---- {self.who}\n".encode())
@@ -84,7 +112,7 @@ class Place(ABC):
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
     def _note(self, what: str) -> None:
-        self._kills.append(Kill(time.monotonic(), self.who, what))
+        self._harms.note(self.who, what)
 
     def _close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
@@ -97,17 +125,37 @@ class Place(ABC):
 
 
 class Broker(Place):
-    """``zbroker start`` on one data directory; after its first start always on the same port."""
+    """``zbroker start`` on one data directory; after its first start always on the same port.
 
-    def __init__(self, log: Path, kills: list[Kill], data: Path, options: Sequence[str]) -> None:
-        super().__init__("broker", log, kills)
-        self.endpoint = "tcp://127.0.0.1:*"
+    ``enter`` stands before its command. ``control`` is where the driver talks to it, an address of its own or the same.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        harms: Harms,
+        data: Path,
+        options: Sequence[str],
+        *,
+        bind: str = "tcp://127.0.0.1:*",
+        enter: Sequence[str] = (),
+        control: str | None = None,
+    ) -> None:
+        super().__init__("broker", log, harms)
+        self.endpoint = bind
         self._data = data
-        self._options = options
+        self._options = [*options, *(["--bind", control] if control else [])]
+        self._enter = enter
+        self._control = control
+
+    @property
+    def control(self) -> str:
+        return self._control or self.endpoint
 
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "zbroker", "start", "--data", str(self._data), "--bind", self.endpoint]
-        first = self.starts == 1
+        command = [*self._enter, sys.executable, "-m", "zbroker", "start"]
+        command += ["--data", str(self._data), "--bind", self.endpoint]
+        first = self.endpoint.endswith("*")
         process = subprocess.Popen(
             [*command, *self._options],
             cwd=ROOT,
@@ -120,12 +168,20 @@ class Broker(Place):
             assert word == "ready", self.last_words()
         return process
 
+    def end(self) -> int:
+        """It ends in peace; its exit code."""
+        self._note("ended")
+        self.process.terminate()
+        code = self.process.wait(END_S)
+        self._close()
+        return code
+
 
 class Program(Place):
     """One of ``programs``. ``facts`` gives its arguments for the process that is about to start."""
 
-    def __init__(self, name: str, program: str, log: Path, kills: list[Kill], facts: "Facts", **options: Any) -> None:
-        super().__init__(name, log, kills)
+    def __init__(self, name: str, program: str, log: Path, harms: Harms, facts: "Facts", **options: Any) -> None:
+        super().__init__(name, log, harms)
         self.program = program
         self._facts = facts
         self._options = options
@@ -147,7 +203,7 @@ class Program(Place):
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
         facts = json.dumps(self._facts(self.who))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.kill_loop.programs", self.program, facts],
+            [*self._options.get("enter", ()), sys.executable, "-m", "tests.kill_loop.programs", self.program, facts],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=log,

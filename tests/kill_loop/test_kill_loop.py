@@ -13,5 +13,5 @@ STORES = {"rocksdb": 15, "sqlite": 10}
 @pytest.mark.parametrize("store", STORES)
 def test_nothing_is_lost_or_doubled_whatever_is_killed(tmp_path: Path, store: str) -> None:
     (bout,) = run_bouts(tmp_path, STORES[store], seed=3, store=store)
-    assert sum(bout.kills.values()) >= STORES[store]
-    assert bout.verdict.confirmed > 0
+    assert bout.total("killed") >= STORES[store]
+    assert bout.report.counts["confirmed"] > 0

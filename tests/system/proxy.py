@@ -1,4 +1,4 @@
-"""A TCP proxy that stands between a peer and the broker: it cuts connections, goes dark, and comes back.
+"""A TCP proxy that stands between a peer and the broker: it cuts connections, goes dark, delays, and comes back.
 
 It runs on a thread and moves bytes; it knows nothing of what they mean.
 """
@@ -7,6 +7,8 @@ import selectors
 import socket as sockets
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 
 CHUNK_BYTES = 1 << 16
@@ -27,6 +29,9 @@ class Proxy:
         self._pairs: dict[sockets.socket, sockets.socket] = {}
         self._todo: list[tuple[Callable[[], None], threading.Event]] = []
         self._dark = False
+        self._delay_s = 0.0
+        self._late: deque[tuple[float, sockets.socket, bytes]] = deque()
+        self._forsaken: list[sockets.socket] = []
         self._closed = False
         self._watch(self._listener)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -45,6 +50,18 @@ class Proxy:
     def come_back(self) -> None:
         """It carries again; what was sent meanwhile arrives."""
         self._do(self._lighten)
+
+    def half_close(self, *, broker_side: bool) -> None:
+        """Reset one end of every connection; the other end stays open, hears nothing, and learns nothing."""
+        self._do(lambda: self._forsake(broker_side))
+
+    def mend(self) -> None:
+        """Reset what `half_close` left."""
+        self._do(self._let_go)
+
+    def delay(self, seconds: float) -> None:
+        """Whatever is sent arrives so much later, in order; 0: at once again."""
+        self._do(lambda: setattr(self, "_delay_s", seconds))
 
     @property
     def connections(self) -> int:
@@ -65,13 +82,14 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._closed:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._until_late()):
                 if key.fileobj is self._wake_out:
                     self._wake_out.recv(4096)
                 elif key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj in self._pairs:
                     self._move(key.fileobj)
+            self._send_late()
             while self._todo:
                 step, done = self._todo.pop(0)
                 step()
@@ -94,11 +112,46 @@ class Proxy:
         try:
             data = source.recv(CHUNK_BYTES)
             if data:
-                target.sendall(data)
+                if self._delay_s or self._late:
+                    self._late.append((time.monotonic() + self._delay_s, target, data))
+                else:
+                    target.sendall(data)
                 return
         except OSError:
             data = b""
         self._drop(source, target)
+
+    def _until_late(self) -> float | None:
+        """Seconds until something that was delayed has to go; None: there is nothing, or the link is dark."""
+        return max(self._late[0][0] - time.monotonic(), 0) if self._late and not self._dark else None
+
+    def _send_late(self) -> None:
+        while self._until_late() == 0:
+            _, target, data = self._late.popleft()
+            if target not in self._pairs:
+                continue  # The connection is gone, and with it what was on its way.
+            try:
+                target.sendall(data)
+            except OSError:
+                self._drop(target, self._pairs[target])
+
+    def _forsake(self, broker_side: bool) -> None:
+        for near, far in [(near, far) for near, far in self._pairs.items() if self._is_near(near)]:
+            gone, stays = (far, near) if broker_side else (near, far)
+            for end in (gone, stays):
+                del self._pairs[end]
+                if not self._dark:
+                    self._selector.unregister(end)
+            reset(gone)
+            self._forsaken.append(stays)
+
+    def _is_near(self, end: sockets.socket) -> bool:
+        return bool(end.getsockname() == self._listener.getsockname())
+
+    def _let_go(self) -> None:
+        for end in self._forsaken:
+            reset(end)
+        self._forsaken.clear()
 
     def _drop(self, *ends: sockets.socket) -> None:
         for end in ends:
@@ -126,6 +179,7 @@ class Proxy:
     def _shut(self) -> None:
         self._closed = True
         self._reset_all()
+        self._let_go()
         self._listener.close()
         self._selector.close()
         self._wake_in.close()
