@@ -110,9 +110,12 @@ class Cast:
         for process in self._processes:
             self._hear(process)
         for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.write("start\n")
-                process.stdin.flush()
+            try:
+                if process.stdin is not None:
+                    process.stdin.write("start\n")
+                    process.stdin.flush()
+            except BrokenPipeError:
+                raise RoleFailed("a process ended before it could start") from None
         return [self._hear(process).get("result") for process in self._processes]
 
     def _hear(self, process: subprocess.Popen[str]) -> Mapping[str, Any]:
