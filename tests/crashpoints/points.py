@@ -16,6 +16,7 @@ from tests.crashpoints import steps
 from tests.crashpoints.actor import Actor, Died, Wrong
 from tests.system.processes import BrokerProcess
 from zbroker.check import check_directory
+from zbroker.storage import StoreError
 
 FIRST_ACTS = 40
 """What is said to the first broker, which is killed by no step."""
@@ -118,5 +119,9 @@ def check(data: Path, copy: Path) -> None:
     """`zbroker check` of a copy: the next broker is to find the directory as the dead one left it."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(data, copy)
-    if faults := check_directory(copy).faults:
+    try:
+        faults = check_directory(copy).faults
+    except StoreError as error:
+        faults = [str(error)]
+    if faults:
         raise Wrong("\n".join(faults))

@@ -83,7 +83,7 @@ class Disk:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lengths: dict[Path, int] = {}
+        self._lengths = {log: log.stat().st_size for log in self._logs()}  # what was there before this process
         self._watermark: bytes | None = None
 
     def logs_are_synced(self) -> None:
