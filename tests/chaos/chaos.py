@@ -23,7 +23,7 @@ from tests.system.processes import Missing
 ROUND_S = 45.0
 """Seconds of harm in a round, before it is drained and judged."""
 
-FEWEST_HARMS = 12
+FEWEST_HARMS = 8
 """A round goes on until so much was done, however slow the machine is."""
 
 
@@ -106,7 +106,7 @@ def _round(ground: Ground, number: int, for_s: float, chance: random.Random, see
     except (Failed, Missing, BadHistory) as failure:
         this.abandon()
         ground.save()
-        raise Failed(f"seed {seed}, round {number}, with everything in {folder}\n{failure}") from None
+        raise Failed(f"make chaos SEED={seed}\nin round {number}, with everything in {folder}\n{failure}") from None
     except BaseException:
         this.abandon()
         raise

@@ -109,16 +109,13 @@ class Links(Protocol):
 class Proxies:
     """Everything on this machine, each place behind a proxy of its own."""
 
-    kind = "proxies"
-
-    def __init__(self, names: list[str], port: int | None = None) -> None:
+    def __init__(self, names: list[str]) -> None:
         self._names = names
-        self._bind = f"tcp://127.0.0.1:{port or '*'}"
         self._proxies: dict[str, ProxyWire] = {}
         self.wires: dict[str, Wire] = {}
 
     def bind(self) -> tuple[str, str | None]:
-        return self._bind, None
+        return "tcp://127.0.0.1:*", None
 
     def options(self) -> list[str]:
         return []
@@ -140,8 +137,6 @@ class Proxies:
 
 class Hosts:
     """Each place on a host of its own, and the broker as well. Raises `tests.hosts.network.Unavailable`."""
-
-    kind = "hosts"
 
     def __init__(self, names: list[str]) -> None:
         self._network = Network(switches=1)

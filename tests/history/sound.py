@@ -24,9 +24,6 @@ FACTS: dict[str, Any] = {
     "workers": 2,
 }
 
-Line = tuple[str, int, float, str, Any]
-"""Who wrote it, the kind, the second, the job, and the rest."""
-
 
 class Book:
     """The lines of a history, before they are written."""
