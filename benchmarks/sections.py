@@ -48,15 +48,25 @@ def singles(jobs: int) -> Section:
         runs.append(
             Run(f"Redis Streams, {at_once} {how}", partial(lifecycles.redis_singles, jobs, how, at_once, "fsync"))
         )
-    note = f"One job a call, from many threads or tasks of one client, which gathers them itself. {FSYNC}"
+    runs.append(Run("zbroker, send_nowait", partial(workloads.singles, jobs, "nowait", 1)))
+    runs.append(
+        Run("Redis Streams, pipelines of 100 by hand", partial(lifecycles.redis_singles, jobs, "by hand", 100, "fsync"))
+    )
+    note = (
+        "One job a call, from many threads or tasks of one client, or from one that does not wait. zbroker's client "
+        f"gathers them itself; Redis' does where the program says so. {FSYNC}"
+    )
     return Section("singles", "Single sends", note, "puts/s", False, runs)
 
 
 def no_op_tasks(number: int) -> Section:
-    runs = [Run(one.name, partial(tasks.measure, one, number, 0, "fsync")) for one in tasks.LIBRARIES]
+    (ours,) = tasks.named("zbroker")
+    others = tasks.named("Celery, RabbitMQ", "Dramatiq, Redis", "Huey")
+    libraries = [*tasks.LIBRARIES, *(one.with_threads(128) for one in (ours, *others)), ours.with_processes(2)]
+    runs = [Run(one.name, partial(tasks.measure, one, number, 0, "fsync")) for one in libraries]
     note = (
-        "Functions that do nothing, each through its library's own worker: one process, 32 threads where it has "
-        "threads. The ack comes after the work, where the library can."
+        "Functions that append eight bytes to a file, each through its library's own worker: one process, 32 threads "
+        "where it has threads and nothing else is said. The ack comes after the work, where the library can."
     )
     return Section("tasks", "Tasks", note, "tasks/s", False, runs)
 

@@ -102,11 +102,24 @@ def send_from_tasks(endpoint: str, jobs: int, tasks: int, pipe: Connection) -> N
     pipe.send(asyncio.run(all_of_them()))
 
 
+def send_without_waiting(endpoint: str, jobs: int, at_once: int, pipe: Connection) -> None:
+    with Client(endpoint) as client:
+        client.send("warm-up", None)
+        started(pipe)
+        begun = time.monotonic()
+        for _ in range(jobs):
+            client.send_nowait("bench", PAYLOAD)
+        client.flush()
+        pipe.send((begun, time.monotonic()))
+
+
+SENDERS = {"threads": send_from_threads, "tasks": send_from_tasks, "nowait": send_without_waiting}
+
+
 def singles(jobs: int, how: str, at_once: int, durability: str = "fsync") -> dict[str, float]:
     """Sends of one job each per second, from so many threads or tasks of one client; nobody takes them."""
-    role = send_from_threads if how == "threads" else send_from_tasks
     with broker(durability) as endpoint:
-        ((begun, ended),) = together(partial(role, endpoint, jobs, at_once))
+        ((begun, ended),) = together(partial(SENDERS[how], endpoint, jobs, at_once))
     return {"puts/s": jobs / (ended - begun)}
 
 

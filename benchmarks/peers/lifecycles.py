@@ -121,10 +121,30 @@ def redis_tasks(port: int, jobs: int, at_once: int, pipe: Connection) -> None:
     pipe.send(asyncio.run(all_of_them()))
 
 
+def redis_by_hand(port: int, jobs: int, at_once: int, pipe: Connection) -> None:
+    """One entry a call into a pipeline, which the program sends whenever it has so many."""
+    import redis
+
+    client = redis.Redis(port=port)
+    client.ping()
+    started(pipe)
+    begun = time.monotonic()
+    pipeline = client.pipeline(transaction=False)
+    for _ in range(jobs):
+        pipeline.xadd("bench", {"p": PAYLOAD})
+        if len(pipeline) == at_once:
+            pipeline.execute()
+    pipeline.execute()
+    pipe.send((begun, time.monotonic()))
+
+
+REDIS_SENDERS = {"threads": redis_threads, "tasks": redis_tasks, "by hand": redis_by_hand}
+
+
 def redis_singles(jobs: int, how: str, at_once: int, durability: str) -> dict[str, float]:
     """Entries added one a call, per second, from so many threads or tasks."""
     servers.need("redis")
-    role = redis_threads if how == "threads" else redis_tasks
+    role = REDIS_SENDERS[how]
     with servers.redis(durability) as port:
         ((begun, ended),) = together(partial(role, port, jobs, at_once))
     return {"puts/s": jobs / (ended - begun)}

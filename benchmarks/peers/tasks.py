@@ -24,7 +24,8 @@ APPS = "benchmarks.peers.apps"
 
 
 class Library(NamedTuple):
-    """A library with a worker of its own. ``worker`` is its command; ``{port}`` stands in it for the broker's."""
+    """A library with a worker of its own. ``worker`` is its command; ``{port}`` stands in it for the broker's, and
+    ``{threads}`` for how many tasks run at once."""
 
     name: str
     app: str  # the module in `apps`
@@ -33,6 +34,14 @@ class Library(NamedTuple):
     modules: tuple[str, ...]
     worker: tuple[str, ...]
     slowness: int = 1  # how many times fewer tasks a round has
+    threads: int = 32
+    processes: int = 1
+
+    def with_threads(self, threads: int) -> "Library":
+        return self._replace(name=f"{self.name}, {threads} threads", threads=threads)
+
+    def with_processes(self, processes: int) -> "Library":
+        return self._replace(name=f"{self.name}, {processes} worker processes", processes=processes)
 
 
 @contextmanager
@@ -43,20 +52,26 @@ def zbroker(durability: str) -> Iterator[int]:
 
 @contextmanager
 def _worker(library: Library, port: int, file: Path) -> Iterator[dict[str, str]]:
-    """The library's worker; yields the environment in which its producers run."""
+    """The library's worker processes; yields the environment in which its producers run."""
     env = {**os.environ, "BENCH_PORT": str(port), "BENCH_FILE": str(file), "BENCH_BROKER": library.broker}
-    env["PYTHONPATH"] = os.getcwd()
-    command = [servers.program(library.worker[0]), *(word.format(port=port) for word in library.worker[1:])]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env |= {"PYTHONPATH": os.getcwd(), "BENCH_THREADS": str(library.threads)}
+    words = [word.format(port=port, threads=library.threads) for word in library.worker[1:]]
+    command = [servers.program(library.worker[0]), *words]
+    processes = [
+        subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(library.processes)
+    ]
     try:
         yield env
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def measure(library: Library, tasks: int, rate: float, durability: str) -> dict[str, float]:
@@ -131,8 +146,8 @@ def send_at_rate(send: Callable[[float], None], tasks: int, rate: float) -> list
 
 
 _ZWORKER = ("zworker", "run", f"{APPS}.zbroker_app:worker")
-_CELERY = ("celery", "-A", f"{APPS}.celery_app", "worker", "--pool", "threads", "--concurrency", "32", "-l", "error")
-_DRAMATIQ = ("dramatiq", f"{APPS}.dramatiq_app", "--processes", "1", "--threads", "32")
+_CELERY = ("celery", "-A", f"{APPS}.celery_app", "worker", "--pool", "threads", "-c", "{threads}", "-l", "error")
+_DRAMATIQ = ("dramatiq", f"{APPS}.dramatiq_app", "--processes", "1", "--threads", "{threads}")
 _RQ = ("rq", "worker", "bench", "--url", "redis://127.0.0.1:{port}", "--quiet")
 
 LIBRARIES = (
@@ -149,7 +164,7 @@ LIBRARIES = (
         servers.redis,
         "redis",
         ("huey", "redis"),
-        ("huey_consumer", f"{APPS}.huey_app.huey", "-w", "32", "-k", "thread", "-q"),
+        ("huey_consumer", f"{APPS}.huey_app.huey", "-w", "{threads}", "-k", "thread", "-q"),
         10,
     ),
     Library(

@@ -7,15 +7,23 @@ library acks before the work by default, it is told to do it afterwards, as the 
 import os
 import struct
 import time
+from functools import cache
 
 PORT = int(os.environ.get("BENCH_PORT", "0"))
 """Where the broker listens; the parent says it."""
 
+THREADS = int(os.environ.get("BENCH_THREADS", "32"))
+"""How many tasks run at once in a worker."""
+
 WAIT = struct.Struct("d")
+
+
+@cache
+def _file() -> int:
+    """The file of this run, opened once in each process."""
+    return os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_APPEND)
 
 
 def note(sent: float) -> None:
     """Append how long ago ``sent`` was (seconds of the monotonic clock) to the file of this run."""
-    file = os.open(os.environ["BENCH_FILE"], os.O_WRONLY | os.O_APPEND)
-    os.write(file, WAIT.pack(time.monotonic() - sent))
-    os.close(file)
+    os.write(_file(), WAIT.pack(time.monotonic() - sent))

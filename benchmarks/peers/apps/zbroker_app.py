@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from benchmarks.peers.apps import PORT, note
+from benchmarks.peers.apps import PORT, THREADS, note
 from zclient import Client
 from zworker import Worker
 
-worker = Worker(f"tcp://127.0.0.1:{PORT}", concurrency=32)
+worker = Worker(f"tcp://127.0.0.1:{PORT}", concurrency=THREADS)
 client = Client(f"tcp://127.0.0.1:{PORT}")
 
 
