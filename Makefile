@@ -12,7 +12,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop crashpoints fuzz \
-        chaos soak check-history build clean moved
+        chaos soak check-history mutants build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,9 @@ kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, S
 
 crashpoints: $(STAMP) ## kill a broker at every step, damage its log everywhere, fail every write (PARTS="steps disks logs", SEED=)
 	@$(BIN)/python -m tests.crashpoints $(PARTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+mutants: $(STAMP) ## plant bugs in a copy, and see that the tests catch each one (NAMES="skip the fence, credit")
+	@$(BIN)/python -m tests.mutants $(if $(NAMES),--names "$(NAMES)") $(ARGS)
 
 fuzz: $(STAMP) ## say everything to whatever listens, guided by coverage, and floods, for MINUTES= (TARGETS="decoder broker flood")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' || true

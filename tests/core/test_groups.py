@@ -252,6 +252,22 @@ def test_jobs_without_a_key_are_one_strict_line(lanes: int, restarted: bool) -> 
 # ---- never more than so many
 
 
+@RESTARTED
+def test_jobs_without_a_key_that_end_at_once_make_room_for_as_many(restarted: bool) -> None:
+    bench = Bench(policy={"key_limit": 3})
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=10)
+    producer.put("q", *(f"{n}" for n in range(9)))
+    for first in (0, 3, 6):
+        delivery = worker.one(m.Deliver)
+        assert delivery.ids == [b"%d" % n for n in range(first, first + 3)]
+        if restarted:
+            bench.crash()
+            worker.connect([m.Held(delivery.fence, delivery.ids, [])])
+        worker.ack(delivery.fence, *(identifier.decode() for identifier in delivery.ids))
+    assert bench.core.state.queues["q"].ring.keys.running == {}
+    bench.check()
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @ROOM
 def test_a_limit_of_a_key_is_never_exceeded(limit: int, lanes: int) -> None:

@@ -84,6 +84,16 @@ def test_numbers_below_low_are_forgotten() -> None:
     assert bench.counts("q") == {"ready": 4}
 
 
+def test_the_number_that_low_names_is_remembered() -> None:
+    bench = Bench()
+    producer = bench.producer()
+    for number, low in ((1, 1), (2, 1), (3, 2)):
+        producer.put("q", f"job{number}", number=number, low=low)
+    assert producer.put("q", "another", number=2, low=2) == m.Ok([2]), "answered as the first time"
+    assert bench.counts("q") == {"ready": 3}
+    bench.check()
+
+
 def test_what_was_sent_to_a_broker_that_remembers_nothing_has_an_unknown_outcome() -> None:
     bench = Bench()
     producer = Peer(bench, "producer", (), 0)

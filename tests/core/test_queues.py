@@ -67,6 +67,26 @@ def test_a_purge_goes_on_after_a_restart() -> None:
     bench.check()
 
 
+def test_what_a_purge_took_is_void_for_the_next_broker_before_it_is_swept() -> None:
+    bench, producer = filled(4000)
+    number = producer.next_number()
+    bench.turn([(producer.route, m.Order(number, number, "purge", {"queue": "q"}))])
+    bench.reopen()
+    worker = Peer(bench, "w", ("q",), 9)
+    hellos: list[tuple[bytes, m.Message]] = []
+    for peer in (worker, producer):
+        peer.route = bench.new_route(peer)
+        hellos.append((peer.route, m.Hello(1, peer.incarnation, peer.name, peer.capacity, peer.queues, [], 0, {})))
+    put = m.Put(98, 98, [m.Group("q", {}, [b"new"], [b""])])
+    bench.turn([*hellos, (producer.route, put), (producer.route, m.Ask(99, "show", {"id": b"03999"}))])
+    assert rows_of(bench)["jobs"] > 500
+    assert worker.ids() == ["new"]
+    told = producer.answer(99)
+    assert isinstance(told, m.Failure) and told.code == "not_found"
+    bench.settle_down()
+    bench.check()
+
+
 def test_what_runs_waits_for_a_time_or_is_dead_survives_a_purge() -> None:
     bench, producer = filled(5)
     worker = bench.worker("w", "q", capacity=2)
@@ -85,6 +105,23 @@ def test_what_runs_waits_for_a_time_or_is_dead_survives_a_purge() -> None:
     assert worker.ids() == ["after", "00000", "00001", "later"], "their old places are void, so they line up anew"
     bench.check()
     bench.crash()
+    bench.check()
+
+
+def test_what_comes_back_after_a_purge_and_a_restart_is_found() -> None:
+    bench, producer = filled(5)
+    worker = bench.worker("w", "q", capacity=2)
+    fence = worker.one(m.Deliver).fence
+    producer.order("purge", queue="q")
+    bench.crash()
+    worker.connect([m.Held(fence, [b"00000"], [b"00001"])])
+    worker.send(m.Capacity(0))
+    worker.release(fence, "00000", "00001")
+    assert bench.counts("q") == {"ready": 2}
+    bench.check()
+    bench.crash()
+    worker.connect()
+    assert worker.ids() == ["00000", "00001"]
     bench.check()
 
 

@@ -109,6 +109,20 @@ def test_a_retry_waits_for_its_backoff_and_goes_to_its_own_place() -> None:
     bench.check()
 
 
+def test_a_job_that_waits_for_its_backoff_is_not_met_in_its_old_place_after_a_restart() -> None:
+    """The block that it came in lies on disk until the last job of it is taken."""
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", "b", "c")
+    worker.nack(worker.job()[1], "a", delay=5_000)
+    assert worker.ids() == ["b"]
+    bench.crash()
+    worker.connect()
+    assert worker.ids() == ["b"]
+    assert bench.counts("q") == {"scheduled": 1, "ready": 1, "leased": 1}
+    bench.check()
+
+
 def test_the_worker_may_say_when() -> None:
     bench = Bench()
     producer, worker = bench.producer(), bench.worker("w", "q")

@@ -122,6 +122,18 @@ def test_a_change_holds_from_now_on_and_keeps_the_past() -> None:
     assert bench.worker("w", "other").one(m.Deliver).records[0].endswith(b"p")
 
 
+def test_at_a_time_from_before_a_change_nothing_comes() -> None:
+    bench = bench_of()
+    producer = bench.producer()
+    producer.put("q", "other")
+    add(producer, every=MINUTE)
+    add(producer, every=HOUR)
+    bench.advance(HOUR - 1)
+    assert put(bench) == 1
+    bench.advance(1)
+    assert put(bench) == 2
+
+
 def test_setting_the_same_again_and_again_writes_nothing_more() -> None:
     bench = bench_of()
     producer = bench.producer()

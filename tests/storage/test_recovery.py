@@ -18,6 +18,7 @@ from tests.storage.stores import keys
 from tests.storage.writer import crash
 from zbroker.storage import Store, StoreBehind, StoreCorrupt, StoreError, open_store
 from zbroker.storage.repair import bytes_beyond, repair
+from zbroker.storage.rocks import RocksStore
 from zbroker.storage.watermark import Watermark, read_watermark
 
 SYNCED, UNSYNCED = 300, 5
@@ -180,6 +181,41 @@ def test_the_log_ends_anywhere_beyond_the_confirmed(crashed: Crashed, beyond: in
     store = opened(crashed.path)
     assert SYNCED <= len(keys(store, "jobs")) < SYNCED + UNSYNCED
     assert all(len(value) == 100 for _, value in store.scan("jobs", b"", b"z"))
+    store.close()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 7])
+def test_a_write_that_a_crash_cut_is_there_whole_or_not_at_all(tmp_path: Path, cut: int) -> None:
+    store = open_store("rocksdb", tmp_path / "data")
+    store.write({"jobs": {b"first": b"v"}}, [])
+    store.sync()
+    log = newest_log(tmp_path / "data")
+    before = log.stat().st_size
+    store.write({space: {b"%d" % n: bytes(40) for n in range(5)} for space in ("jobs", "meta", "ready")}, [])
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    store.close()
+    left = tmp_path / "copy" / "rocksdb" / log.name
+    os.truncate(left, before + (left.stat().st_size - before) * cut // 8)
+    copy = opened(tmp_path / "copy")
+    assert [len(keys(copy, space)) for space in ("jobs", "meta", "ready")] == [1, 0, 0]
+    copy.close()
+
+
+def test_the_watermark_does_not_go_ahead_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RocksStore(tmp_path / "data")
+    sync_log, marks = store._sync_log, list[int | None]()
+
+    def observed(wait: bool) -> None:
+        marks.append(read_watermark(tmp_path / "data" / "WATERMARK"))
+        sync_log(wait)
+        marks.append(read_watermark(tmp_path / "data" / "WATERMARK"))
+
+    monkeypatch.setattr(store, "_sync_log", observed)
+    for number in (1, 2, 3):
+        store.write({"jobs": {b"%d" % number: b"v"}}, [])
+        store.sync()
+        assert read_watermark(tmp_path / "data" / "WATERMARK") == number
+    assert marks == [0, 0, 1, 1, 2, 2]
     store.close()
 
 

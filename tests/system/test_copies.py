@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from tests.system.processes import ROOT, BrokerProcess, eventually
 from tests.system.system import System
-from zbroker.copies import LAST_EPOCH, RAISE_EPOCH, restore
+from zbroker.copies import LAST_EPOCH, RAISE_EPOCH, back_up, fork, restore
 from zbroker.core import rows
+from zbroker.core.core import Core
+from zbroker.core.state import Settings
 from zbroker.storage import StoreError, open_store
 from zclient import Client
 from zclient.protocol import messages as m
@@ -178,6 +181,21 @@ def test_what_cannot_be_is_said_and_nothing_is_left(system: System) -> None:
         expected = 2 if arguments[0] == "fork" else 6
         assert (code, out, error.count("\n"), says in error) == (expected, "", 1, True), error
     assert not (system.folder / "x").exists()
+
+
+def test_fences_begin_beyond_what_the_original_gave_since(tmp_path: Path) -> None:
+    original = open_store("sqlite", tmp_path / "data")
+    back_up(tmp_path / "data", tmp_path / "backup")
+    for _ in range(20):  # starts of the original
+        core = Core(original, Settings(), Random(0))
+        tick = core.open(0, 0, b"broker")
+        original.write(tick.rows, tick.ranges)
+    original.close()
+    for make in (restore, fork):
+        make(tmp_path / "backup", tmp_path / make.__name__)
+        copy = open_store("sqlite", tmp_path / make.__name__)
+        assert int.from_bytes(copy.get("meta", rows.META_EPOCH) or b"", "big") > core.state.epoch == 20
+        copy.close()
 
 
 def test_fences_that_are_used_up(tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ def test_a_confirmed_settlement_is_forgotten_and_an_unanswered_one_is_held(talk:
     assert talk.worker.held() == []
 
 
+def test_a_settlement_of_which_nobody_knows_is_said_again(talk: Conversation) -> None:
+    (job,) = talk.deliver(7, "a")
+    job.ack("x")
+    (settle,) = talk.sent()
+    talk.say(m.Failure(settle.number, "outcome_unknown", "the number is forgotten", {}))
+    (again,) = talk.sent()
+    assert (again.settlements, again.number) == (settle.settlements, settle.number + 1)
+    talk.say(m.Ok([again.number]))
+    assert talk.worker.held() == [] and talk.worker.faults == []
+
+
 @pytest.mark.parametrize("verdict", ["lost", "unknown"])
 def test_a_verdict_marks_the_lease_as_lost(talk: Conversation, verdict: str) -> None:
     a, b = talk.deliver(7, "a", "b")
