@@ -181,7 +181,7 @@ MUTANTS = (
         "zworker/loop.py",
         "        return idle and all(run.overdue for run in self._runs)\n",
         "        return idle\n",
-        ("tests/worker/test_worker_real.py::test_stop_lets_running_jobs_end_and_takes_no_more",),
+        ("tests/worker/test_loop.py::test_a_worker_that_is_to_stop_waits_for_what_runs_and_gives_back_what_comes",),
     ),
     Mutant(
         "SIGTERM loses running jobs",

@@ -179,8 +179,7 @@ MUTANTS = (
         "        queue.paused = row.paused\n",
         "",
         (
-            "tests/core/test_queues.py::test_a_paused_queue_takes_jobs_and_settlements_and_delivers_nothing_even_after_a_restar"
-            "t",
+            "tests/core/test_queues.py::test_a_paused_queue_takes_jobs_and_settlements_and_delivers_nothing_even_after_a_restart",
         ),
     ),
     Mutant(
@@ -222,8 +221,7 @@ MUTANTS = (
         "        return change.state is JobState.READY and change.sequence == sequence\n",
         "        return change.state in (JobState.READY, JobState.SCHEDULED) and change.sequence == sequence\n",
         (
-            "tests/core/test_retry.py::test_a_job_that_waits_for_its_backoff_is_not_met_in_its_old_place_after_a_restar"
-            "t",
+            "tests/core/test_retry.py::test_a_job_that_waits_for_its_backoff_is_not_met_in_its_old_place_after_a_restart",
         ),
     ),
     Mutant(

@@ -37,6 +37,10 @@ class ScriptedBroker:
         """The first ``count`` jobs that the worker settles: id, outcome and value of each; waits for them."""
         return self._until(lambda: self._settled() if len(self._settled()) >= count else None)
 
+    def says_capacity(self, capacity: int) -> None:
+        """Wait until the worker says that it takes so many jobs at once."""
+        self._until(lambda: m.Capacity(capacity) in self.sent or None)
+
     def progress(self, job: bytes) -> tuple[float | None, str]:
         """What the worker first tells of a job; waits for it."""
         return self._until(lambda: next(iter(self._progress(job)), None))

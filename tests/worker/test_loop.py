@@ -221,6 +221,24 @@ def test_what_never_started_goes_back_as_such(broker: ScriptedBroker) -> None:
         assert broker.settlements(2)[1] == (b"a", Outcome.ACK, None)
 
 
+def test_a_worker_that_is_to_stop_waits_for_what_runs_and_gives_back_what_comes(broker: ScriptedBroker) -> None:
+    hold, started = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        started.set()
+        hold.wait(WAIT_S)
+
+    with serving(broker, waits) as worker:
+        broker.say(delivery(1, "a"))
+        assert started.wait(WAIT_S)
+        worker.stop(wait=False)
+        broker.says_capacity(0)
+        broker.say(delivery(2, "b"))  # it was on its way
+        assert broker.settlements(1) == [(b"b", Outcome.RELEASE, True)]
+        hold.set()
+    assert broker.settlements(2)[1] == (b"a", Outcome.ACK, None)
+
+
 # ---- progress
 
 
