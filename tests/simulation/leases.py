@@ -1,0 +1,73 @@
+"""What every lease must be, worked out from the messages alone: when it runs out, and that it does not end before.
+
+It listens to what the core is told and compares with what the core then holds. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.world import Violation
+from zbroker.core.entities import NEVER
+from zclient.protocol import messages as m
+
+if TYPE_CHECKING:
+    from tests.simulation.broker import HeardCore
+
+LATE_MS = 1_100
+"""A lease that is over is taken so soon, on the lease clock: the broker turns once a second at least."""
+
+
+class Leases:
+    """Until when each delivery's lease runs at least. Lease clock, ms; of one process of the broker."""
+
+    def __init__(self) -> None:
+        self.until: dict[int, int] = {}  # by fence
+        self._ran_out: dict[int, int] = {}  # fence -> when it was due, of the deliveries that are over
+
+    def opened(self, core: HeardCore) -> None:
+        """A broker begins: each lease runs anew."""
+        self.until = {fence: self._fresh(core, fence) for fence in core.state.deliveries}
+
+    def heard(self, core: HeardCore, route: bytes, message: m.Message) -> None:
+        """A message was handled."""
+        state = core.state
+        kind = type(message)
+        if kind is m.Renew:
+            peer = state.routes.get(route)
+            fences = message.fences if peer is not None else []  # type: ignore[union-attr]
+            held = peer.deliveries if peer is not None else {}
+        elif kind is m.Hello:
+            peer = state.peers.get(message.incarnation)  # type: ignore[union-attr]
+            if peer is None or peer.route != route:
+                return  # it was refused
+            fences = [held.fence for held in message.held]  # type: ignore[union-attr]
+            held = peer.deliveries
+        else:
+            return
+        for fence in fences:
+            if fence in held:
+                self.until[fence] = max(self.until.get(fence, 0), self._fresh(core, fence))
+
+    def _fresh(self, core: HeardCore, fence: int) -> int:
+        delivery = core.state.deliveries[fence]
+        return min(core.state.now + delivery.queue.policy.lease_ms, delivery.limit)
+
+    def check(self, core: HeardCore) -> None:
+        """After a turn: no lease ends before its time, and none lasts much longer than it."""
+        state = core.state
+        known = self.until
+        for fence, delivery in state.deliveries.items():
+            until = known.get(fence)
+            if until is None:
+                until = known[fence] = self._fresh(core, fence)
+            if delivery.deadline < min(until, delivery.limit):
+                raise Violation(f"the lease of {fence} runs until {delivery.deadline}, and was renewed until {until}")
+            if delivery.deadline < state.now - LATE_MS and not core._hold_expiry and delivery.peer.seen:
+                raise Violation(f"the lease of {fence} was over {state.now - delivery.deadline} ms ago")
+        if len(known) > 2 * len(state.deliveries) + 50:
+            self.until = {fence: known[fence] for fence in state.deliveries}
+
+    def may_expire(self, core: HeardCore, fence: int) -> bool:
+        """Whether the lease is over now."""
+        return self.until.get(fence, NEVER) <= core.state.now
