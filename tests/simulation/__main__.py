@@ -7,8 +7,11 @@ import os
 import sys
 import time
 
-from tests.simulation.report import run_seed
+from tests.simulation.report import SHOWN, run_seed
 from tests.simulation.scenario import STEPS
+
+WHOLE = 100_000
+"""Events of one seed that is run alone which its report shows."""
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
     began, steps, failed = time.monotonic(), 0, []
     told = began
     for count, seed in enumerate(seeds, 1):
-        outcome = run_seed(seed, arguments.steps)
+        outcome = run_seed(seed, arguments.steps, SHOWN if arguments.seed is None else WHOLE)
         steps += outcome.steps
         if outcome.report:
             failed.append(seed)

@@ -19,7 +19,9 @@ from zbroker.core.states import State
 from zbroker.storage.interface import Range, Rows
 from zclient.protocol.record import Header, header_of, sequence_of
 
-ENDED = (State.DONE, State.CANCELLED)
+UNKEPT = ("purged", "dropped", "expired")
+"""Ends of which the broker keeps nothing."""
+
 Lane = tuple[str, int, bytes]
 
 
@@ -41,6 +43,8 @@ class Book:
         self.capacity_of: Callable[[bytes], int | None] = lambda incarnation: None
         # what was asked for, and promised
         self.asked: dict[bytes, str] = {}  # id -> by whom
+        self.asked_in: dict[bytes, str] = {}  # id -> queue
+        self.asked_again: set[bytes] = set()  # ids that were sent by several calls
         self.confirmed: set[bytes] = set()
         self.never: dict[bytes, str] = {}  # ids that were refused, or never left, and why they must not be there
         self.instead: set[bytes] = set()  # ids under which nothing was stored, since another job has the text
@@ -75,6 +79,9 @@ class Book:
     def sequence(self, identifier: bytes) -> int:
         change = self.changes.get(identifier)
         return change.sequence if change is not None else sequence_of(self.records[identifier])
+
+    def _key(self, identifier: bytes) -> bytes:
+        return place_of(header_of(self.records[identifier]))[1]
 
     def live(self) -> list[bytes]:
         """The jobs that are neither over nor dead."""
@@ -123,14 +130,14 @@ class Book:
                 self.deliveries.pop(fence, None)
             else:
                 delivered.append((fence, DeliveryRow(*rows.unpack(value))))
-        for fence, row in sorted(delivered):
-            self._delivered(fence, row)
         for identifier, record in written["jobs"].items():
             if record is None:
                 self._removed(identifier, identifier in left)
         for identifier, encoded in written["changes"].items():
             if encoded is None:
                 self.changes.pop(identifier, None)
+        for fence, row in sorted(delivered):
+            self._delivered(fence, row)
         if delivered:
             self._check_delivered(delivered)
 
@@ -151,7 +158,7 @@ class Book:
 
     def _done(self, identifier: bytes, fence: int, result: bytes | bool | None) -> None:
         outcome, value = self.outcomes.get((fence, identifier), ("", None))
-        if outcome != "ack":
+        if outcome not in ("ack", "send"):
             raise Violation(
                 f"{_text(identifier)} is done by the delivery {fence}, whose run said {outcome or 'nothing'}"
             )
@@ -159,8 +166,11 @@ class Book:
             raise Violation(f"{_text(identifier)} has the result {result!r}, and its run returned {value!r}")
 
     def _stored(self, identifier: bytes, record: bytes) -> None:
-        if identifier in self.ended:
-            raise Violation(f"{_text(identifier)} is there again, and was {self.ended[identifier].how}")
+        end = self.ended.get(identifier)
+        if end is not None:
+            if end.how not in UNKEPT or identifier not in self.asked_again:
+                raise Violation(f"{_text(identifier)} is there again, and was {end.how}")
+            del self.ended[identifier]  # nobody remembers it, and it was sent again
         if identifier in self.never:
             raise Violation(f"{_text(identifier)} is stored, and must not be: {self.never[identifier]}")
         header = header_of(record)
@@ -213,7 +223,7 @@ class Book:
             return
         kind = change.attempts[-1].kind
         outcome = self.outcomes.get((change.fence, identifier), ("", None))[0]
-        if kind in ("error", "rejected") and outcome not in ("nack", "reject"):
+        if kind in ("error", "rejected") and outcome not in ("nack", "reject", "send"):
             raise Violation(f"{_text(identifier)} is said to have failed in {change.fence}; its run said {outcome!r}")
         if kind == "lease expired" and not self.may_expire(change.fence):
             raise Violation(f"the lease {change.fence} of {_text(identifier)} expired before its time")
@@ -234,6 +244,8 @@ class Book:
     def _removed(self, identifier: bytes, ended: bool) -> None:
         record = self.records.pop(identifier, None)
         if record is None:
+            if self.asked_in.get(identifier) in self.purged:  # it came and went in one tick
+                self.ended.setdefault(identifier, Ended("purged", 0, None))
             return
         header = header_of(record)
         state = (self.changes.get(identifier) or Change(State.READY, 0)).state
@@ -279,14 +291,17 @@ class Book:
             if 0 < expires_ms <= self.world.wall:
                 raise Violation(f"{_text(identifier)} is delivered {self.world.wall - expires_ms} ms after it expired")
             if "after" in header.options:
-                self._check_parents(identifier, header)
+                self._check_parents(identifier, header, change)
 
-    def _check_parents(self, identifier: bytes, header: Header) -> None:
+    def _check_parents(self, identifier: bytes, header: Header, change: Change | None) -> None:
+        """All that it waits for is over, and in the way that its rule asks for. A dead one whose parent died as well
+        may be replayed: nothing is left that it would wait for."""
         rule = header.options.get("on_parent_death", "cancel")
+        was_replayed = change is not None and change.unexpiring
         for parent in header.options["after"]:
             end = self.ended.get(parent)
             over = end is not None and (end.how == "done" or rule == "run")
-            if not over and not (rule == "run" and parent in self.was_dead):
+            if not over and not ((rule == "run" or was_replayed) and parent in self.was_dead):
                 raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
 
     def _check_delivered(self, delivered: list[tuple[int, DeliveryRow]]) -> None:
@@ -306,10 +321,12 @@ class Book:
             taken = [
                 identifier for _, row in delivered if row.queue == queue if not row.alone for identifier in row.ids
             ]
-            self._check_limits(queue)
+            self._check_limits(
+                queue, [identifier for _, row in delivered if row.queue == queue for identifier in row.ids]
+            )
             self._check_order(queue, taken)
 
-    def _check_limits(self, queue: str) -> None:
+    def _check_limits(self, queue: str, delivered: list[bytes]) -> None:
         policy = self.policy_of(queue)
         if policy is None:
             return
@@ -317,10 +334,10 @@ class Book:
         if policy.in_flight_limit and len(leased) > policy.in_flight_limit:
             raise Violation(f"{len(leased)} jobs of {queue} are in flight, and {policy.in_flight_limit} may be")
         if policy.key_limit:
-            keys = Counter(place_of(header_of(self.records[identifier]))[1] for identifier in leased)
-            for key, jobs in keys.items():
-                if jobs > policy.key_limit:
-                    raise Violation(f"{jobs} jobs of the key {key!r} of {queue} are in flight")
+            keys = Counter(self._key(identifier) for identifier in leased)
+            for key in dict.fromkeys(map(self._key, delivered)):
+                if keys[key] > policy.key_limit:
+                    raise Violation(f"{keys[key]} jobs of the key {key!r} of {queue} are in flight")
 
     def _check_order(self, queue: str, taken: list[bytes]) -> None:
         """No job that was ready before another in its lane waits on while that one goes; nor in a lane before it,

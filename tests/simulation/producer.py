@@ -139,6 +139,9 @@ class ProducerProcess(Process):
         first = group.ids[0] not in book.asked
         for identifier in group.ids:
             book.asked[identifier] = self.name
+            book.asked_in[identifier] = group.queue
+        if not first:
+            book.asked_again.update(group.ids)
         text = f"send {group.queue} {[identifier.decode() for identifier in group.ids]} {group.options}"
         now = self.transport.now()
         self.call(text, sending(self.session, now, group, timeout_ms), told)
@@ -151,12 +154,13 @@ class ProducerProcess(Process):
     def await_end(self, identifier: bytes, timeout_ms: float) -> None:
         """Wait for a job's end, and compare what is told with what the rows say."""
         procedure = ending(self.session, self.transport.now(), identifier, timeout_ms)
+        was_confirmed = identifier in self._book.confirmed
 
         def told(result: Any, error: ZError | None) -> None:
             if error is None:
                 self._told_done(identifier, result)
             elif isinstance(error, JobFailed | JobCancelled | ResultExpired):
-                self._told_end(identifier, error)
+                self._told_end(identifier, error, was_confirmed)
             elif not isinstance(error, ResultTimeout | BrokerUnreachable):
                 raise Violation(f"waiting for {identifier!r} ended with {type(error).__name__}: {error}")
 
@@ -169,7 +173,7 @@ class ProducerProcess(Process):
         if ended.result is not None and encode_payload(result) != ended.result:
             raise Violation(f"{identifier!r} is told to have returned {result!r}, and the rows say {ended.result!r}")
 
-    def _told_end(self, identifier: bytes, error: ZError) -> None:
+    def _told_end(self, identifier: bytes, error: ZError, was_confirmed: bool) -> None:
         book = self._book
         ended = book.ended.get(identifier)
         if isinstance(error, JobFailed):
@@ -178,6 +182,6 @@ class ProducerProcess(Process):
         elif isinstance(error, JobCancelled):
             if ended is None or ended.how not in ("cancelled", "purged"):
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
-        elif identifier in book.confirmed and identifier not in book.instead:
+        elif was_confirmed and identifier not in book.instead:
             if ended is None or ended.how in ("done", "cancelled"):
                 raise Violation(f"{identifier!r} is told to be unknown, and was confirmed")

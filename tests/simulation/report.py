@@ -27,11 +27,11 @@ class Outcome(NamedTuple):
     report: str
 
 
-def run_seed(seed: int, steps: int = STEPS) -> Outcome:
-    """Run a seed; whatever goes wrong is in the report."""
+def run_seed(seed: int, steps: int = STEPS, shown: int = SHOWN) -> Outcome:
+    """Run a seed; whatever goes wrong is in the report, with so many of the last events."""
     scenario: Scenario | None = None
     try:
-        scenario = Scenario(seed)
+        scenario = Scenario(seed, shown)
         scenario.run(steps)
     except Exception as error:
         return Outcome(seed, scenario.world.steps if scenario else 0, _report(seed, steps, scenario, error))
@@ -54,12 +54,11 @@ def _report(seed: int, steps: int, scenario: Scenario | None, error: Exception) 
     return "\n".join(lines)
 
 
-def trace(world: World, most: int = SHOWN) -> list[str]:
+def trace(world: World) -> list[str]:
     """The last events, oldest first."""
-    events = list(world.trace)[-most:]
     return [
         f"{step:6} {now - START_MS:11.2f} {who:12} {what} {' '.join(map(_fact, facts))}"
-        for step, now, who, what, facts in events
+        for step, now, who, what, facts in world.trace
     ]
 
 

@@ -26,6 +26,7 @@ from zbroker.core.state import Settings
 from zbroker.core.states import State
 from zclient import verbs
 from zclient.protocol.messages import Group
+from zclient.protocol.record import header_of
 
 STEPS = 300
 """Events of a scenario until it is healed."""
@@ -46,9 +47,9 @@ RESTART_MS = (1.0, 3_000.0)
 class Scenario:
     """One world and all that runs in it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, traced: int = 0) -> None:
         self.seed = seed
-        self.world = World(seed)
+        self.world = World(seed, traced)
         self.mix: Mix = draw(Random(seed ^ 0x5EED))
         self.book = Book(self.world)
         self.disk = Disk(self.world, self.book.write)
@@ -109,6 +110,9 @@ class Scenario:
         """Raises `Violation`, or whatever the product raised, with the world as it is then."""
         self._run_until(steps)
         self._heal()
+        self._settle("what was asked", self._is_answered)
+        for queue in self.mix.queues:
+            self._insist(verbs.gate("resume", queue))
         self._settle("all that was sent", self._is_drained)
         self._replay_dead()
         self._settle("what was replayed", self._is_drained)
@@ -216,8 +220,10 @@ class Scenario:
         """Everything: the rows, what the core has in memory, and the book."""
         if not self.broker.alive or self.disk.unsynced or self.broker.core.state.tick.has_rows:
             return
+        mishap, self.disk.mishap = self.disk.mishap, ""  # not for us
         self.book.compare(dict(self.disk.rows.scan("jobs", b"", b"\xff" * 70)))
         check_whole(self.broker.core, self.disk.rows, lowered=self._lowered)
+        self.disk.mishap = mishap
 
     # ---- the end
 
@@ -228,8 +234,6 @@ class Scenario:
         self.network.weather.latency = (0.1, 1.0)
         self._janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
         self._janitor.start()
-        for queue in self.mix.queues:
-            self._insist(verbs.gate("resume", queue))
 
     def _insist(self, verb: verbs.Verb[Any]) -> None:
         """Have an order carried out; again if its answer does not come in time."""
@@ -249,14 +253,30 @@ class Scenario:
             self._step()
         self.check()
 
+    def _is_answered(self) -> bool:
+        """Nobody waits for an answer."""
+        return not any(producer.calls for producer in (*self.producers, self._janitor))
+
     def _is_drained(self) -> bool:
         """No job is left but dead ones, nobody waits, and the broker has nothing to do."""
-        if any(producer.calls for producer in (*self.producers, self._janitor)):
+        if not self._is_answered() or not self.broker.alive or any(not worker.alive for worker in self.workers):
             return False
-        if not self.broker.alive or any(not worker.alive for worker in self.workers):
+        moving = (State.READY, State.SCHEDULED, State.LEASED)
+        queues = self.broker.core.state.queues.values()
+        if self._works or any(queue.counts.jobs[state] for queue in queues for state in moving):
             return False
-        dead = sum(queue.counts.jobs[State.DEAD] for queue in self.broker.core.state.queues.values())
-        return len(self.book.records) == dead and not self.book.holder and not self._works
+        return all(map(self._waits_for_dead, self.book.live()))
+
+    def _waits_for_dead(self, identifier: bytes) -> bool:
+        """Whether a blocked job waits for one that is dead, or for one that does: a replay sets it free."""
+        book = self.book
+        if book.state_of(identifier) is not State.BLOCKED:
+            return False
+        parents = header_of(book.records[identifier]).options["after"]
+        return any(
+            book.state_of(parent) is State.DEAD or (parent in book.records and self._waits_for_dead(parent))
+            for parent in parents
+        )
 
     @property
     def _works(self) -> bool:

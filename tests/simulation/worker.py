@@ -185,7 +185,8 @@ class WorkerProcess(Process):
         outcomes = outcomes * (len(run.jobs) // len(outcomes))
         for job, (outcome, value) in zip(run.jobs, outcomes, strict=True):
             result = value if outcome is Outcome.ACK else None
-            self._book.outcomes.setdefault((job.fence, job.identifier), (OUTCOMES[outcome], result))
+            what = "send" if outcome is Outcome.ACK and job.sends else OUTCOMES[outcome]
+            self._book.outcomes.setdefault((job.fence, job.identifier), (what, result))
 
     def _die(self, life: int) -> Any:
         if life != self.life or not self.alive:
@@ -205,7 +206,7 @@ class WorkerProcess(Process):
             raise Snooze(more[0] / 1000)
         if what == "send":
             for position, (queue, payload, options) in enumerate(more[0]):
-                identifier = f"{job.fence:x}.{job.id[:24]}.{position}"
+                identifier = f"{job.fence:x}.{job.id[-24:]}.{position}"
                 self._book.asked[identifier.encode()] = job.id
                 self._book.sent_by[identifier.encode()] = (job.identifier, job.fence)
                 job.send(queue, payload, id=identifier, **options)

@@ -12,9 +12,6 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-TRACED = 400
-"""Events that are remembered for the report of a failure."""
-
 START_MS = 1_000_000.0
 """The monotonic clock when a world begins."""
 
@@ -29,12 +26,13 @@ class Violation(AssertionError):
 class World:
     """Virtual time, chance, and what is to come."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, traced: int) -> None:
+        """``traced``: so many events are remembered for the report of a failure."""
         self.random = Random(seed)
         self.now = START_MS  # monotonic ms, the same for all processes
         self.jumped = 0  # ms by which the wall clock was moved
         self.steps = 0
-        self.trace: deque[tuple[int, float, str, str, tuple[Any, ...]]] = deque(maxlen=TRACED)
+        self.trace: deque[tuple[int, float, str, str, tuple[Any, ...]]] = deque(maxlen=traced)
         self._events: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._entered = 0
 
