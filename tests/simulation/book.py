@@ -205,7 +205,8 @@ class Book:
             del self.holder[identifier]
             self._came_out(identifier, change, old)
         was = old.state if old is not None else State.READY
-        if was is State.SCHEDULED and change.state is State.READY and old is not None:
+        moved = change.unexpiring and old is not None and not old.unexpiring
+        if was is State.SCHEDULED and change.state is State.READY and old is not None and not moved:
             if self.world.wall < old.due_ms:
                 raise Violation(f"{_text(identifier)} is ready {old.due_ms - self.world.wall} ms before its time")
         if change.state is State.DEAD:
