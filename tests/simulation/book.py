@@ -130,6 +130,9 @@ class Book:
                 self.deliveries.pop(fence, None)
             else:
                 delivered.append((fence, DeliveryRow(*rows.unpack(value))))
+        for key, value in written["dead"].items():
+            if value is None:
+                self.was_dead.add(rows.split_dead_key(key)[2])
         for identifier, record in written["jobs"].items():
             if record is None:
                 self._removed(identifier, identifier in left)
@@ -255,7 +258,7 @@ class Book:
         self.changes.pop(identifier, None)
         if ended:
             return
-        how = self._way_out(header, state)
+        how = self._way_out(header, State.DEAD if identifier in self.was_dead else state)
         if not how:
             raise Violation(f"{_text(identifier)} is gone without an end, and was {state}")
         self.ended[identifier] = Ended(how, 0, None)
@@ -301,9 +304,12 @@ class Book:
         was_replayed = change is not None and change.unexpiring
         for parent in header.options["after"]:
             end = self.ended.get(parent)
-            over = end is not None and (end.how == "done" or rule == "run")
-            if not over and not ((rule == "run" or was_replayed) and parent in self.was_dead):
+            is_done = end is not None and end.how == "done"
+            if not is_done and not ((rule == "run" or was_replayed) and self._is_over(parent)):
                 raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
+
+    def _is_over(self, parent: bytes) -> bool:
+        return parent in self.ended or parent in self.was_dead
 
     def _check_delivered(self, delivered: list[tuple[int, DeliveryRow]]) -> None:
         """After a tick that delivered: the limits hold, and who was before in a lane was not passed over."""

@@ -51,7 +51,7 @@ class Mishaps:
         broker.dies_after_sends = -1
         broker.slow_ms = 0.0
         if self._world.jumped < 0:
-            self._world.jumped = 0
+            self._world.jump(-self._world.jumped)
         scenario.network.dark.clear()
         scenario.network.weather.late = 0.0
         for connection in scenario.network.connections.values():
@@ -139,6 +139,4 @@ class Mishaps:
         self._scenario.disk.low = not self._scenario.disk.low
 
     def _jump_clock(self) -> None:
-        jump_ms = self._world.random.choice((-600_000, -5_000, -200, 200, 5_000, 60_000))
-        self._world.note("clock", "jumps", jump_ms)
-        self._world.jumped += jump_ms
+        self._world.jump(self._world.random.choice((-600_000, -5_000, -200, 200, 5_000, 60_000)))

@@ -223,8 +223,13 @@ class Scenario:
             return
         mishap, self.disk.mishap = self.disk.mishap, ""  # not for us
         self.book.compare(dict(self.disk.rows.scan("jobs", b"", b"\xff" * 70)))
-        check_whole(self.broker.core, self.disk.rows, lowered=self._lowered)
+        check_whole(self.broker.core, self.disk.rows, lowered=self._lowered, is_excused=self._is_excused)
         self.disk.mishap = mishap
+
+    def _is_excused(self, fault: str) -> bool:
+        """The timer of a job that runs is gone when its time came. If the clock is then set back, and the job given
+        back, it waits without one, and expires when it is met."""
+        return self.world.was_set_back and "that wait expire" in fault
 
     # ---- the end
 

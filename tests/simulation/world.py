@@ -31,6 +31,7 @@ class World:
         self.random = Random(seed)
         self.now = START_MS  # monotonic ms, the same for all processes
         self.jumped = 0  # ms by which the wall clock was moved
+        self.was_set_back = False
         self.steps = 0
         self.trace: deque[tuple[int, float, str, str, tuple[Any, ...]]] = deque(maxlen=traced)
         self._events: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
@@ -41,10 +42,11 @@ class World:
         """The wall clock: Unix ms."""
         return WALL_MS + self.jumped + int(self.now - START_MS)
 
-    @property
-    def next_at(self) -> float:
-        """When the next event comes; infinite if there is none."""
-        return self._events[0][0] if self._events else math.inf
+    def jump(self, ms: int) -> None:
+        """Somebody sets the wall clock."""
+        self.note("clock", "jumps", ms)
+        self.jumped += ms
+        self.was_set_back = self.was_set_back or ms < 0
 
     def after(self, ms: float, act: Callable[..., Any], *facts: Any) -> None:
         """Let something happen in so many ms. Events of one time come in the order in which they were entered."""
