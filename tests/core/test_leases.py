@@ -28,6 +28,21 @@ def test_a_lease_runs_out_at_its_end_and_no_sooner() -> None:
     bench.check()
 
 
+def test_a_worker_whose_lease_ran_out_is_asked_who_it_is_until_it_says_so() -> None:
+    bench, worker, _ = holding("a", lease_ms=500)
+    worker.full = True
+    bench.advance(600)
+    worker.full = False
+    assert worker.take(m.Who) == [], "the first question was lost: its connection took nothing"
+    worker.capacity = 1
+    worker.send(m.Capacity(1))
+    bench.advance(3_000)
+    assert worker.take(m.Who), "it is asked again"
+    worker.hello()
+    assert worker.ids() == ["a"]
+    bench.check()
+
+
 def test_it_burns_an_attempt_and_is_a_loss_and_the_cause_is_kept() -> None:
     bench, worker, _ = holding("a")
     bench.advance(30_000)
