@@ -27,6 +27,8 @@ from zclient.protocol.messages import Group
 from zclient.session import TICK_MS, Session
 from zclient.verbs import End, Procedure, Verb, Wait, advance, asking, ending, sending
 
+from tests.simulation.book import UNKEPT
+
 if TYPE_CHECKING:
     from tests.simulation.book import Book
 
@@ -177,7 +179,7 @@ class ProducerProcess(Process):
         book = self._book
         ended = book.ended.get(identifier)
         if isinstance(error, JobFailed):
-            if identifier not in book.was_dead and (ended is None or ended.how != "expired"):
+            if identifier not in book.was_dead and (ended is None or ended.how not in UNKEPT):
                 raise Violation(f"{identifier!r} is told to be dead, and never was")
         elif isinstance(error, JobCancelled):
             if ended is None or ended.how not in ("cancelled", "purged"):
