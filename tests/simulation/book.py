@@ -212,7 +212,7 @@ class Book:
         if was is State.SCHEDULED and change.state is State.READY and old is not None and not moved:
             if self.world.wall < old.due_ms:
                 raise Violation(f"{_text(identifier)} is ready {old.due_ms - self.world.wall} ms before its time")
-        if change.state is State.DEAD:
+        if change.state is State.DEAD and was is not State.DEAD:
             self.was_dead.add(identifier)
             self._dead(identifier, header, change)
         self.changes[identifier] = change

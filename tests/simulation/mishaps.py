@@ -50,8 +50,8 @@ class Mishaps:
         disk.mishap, disk.refusals, disk.low = "", 0, False
         broker.dies_after_sends = -1
         broker.slow_ms = 0.0
-        if self._world.jumped < 0:
-            self._world.jump(-self._world.jumped)
+        # What is dated later than now would be out of the reach of a drop.
+        self._world.jump(self._world.furthest - self._world.jumped)
         scenario.network.dark.clear()
         scenario.network.weather.late = 0.0
         for connection in scenario.network.connections.values():

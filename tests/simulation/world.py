@@ -31,6 +31,7 @@ class World:
         self.random = Random(seed)
         self.now = START_MS  # monotonic ms, the same for all processes
         self.jumped = 0  # ms by which the wall clock was moved
+        self.furthest = 0  # that jumped ever was
         self.was_set_back = False
         self.steps = 0
         self.trace: deque[tuple[int, float, str, str, tuple[Any, ...]]] = deque(maxlen=traced)
@@ -46,6 +47,7 @@ class World:
         """Somebody sets the wall clock."""
         self.note("clock", "jumps", ms)
         self.jumped += ms
+        self.furthest = max(self.furthest, self.jumped)
         self.was_set_back = self.was_set_back or ms < 0
 
     def after(self, ms: float, act: Callable[..., Any], *facts: Any) -> None:
