@@ -7,8 +7,7 @@ import os
 import sys
 import time
 
-from tests.simulation.report import SHOWN, run_seed
-from tests.simulation.scenario import STEPS
+from tests.simulation import plants
 
 WHOLE = 100_000
 """Events of one seed that is run alone which its report shows."""
@@ -19,15 +18,22 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1_000, help="how many")
     parser.add_argument("--first", type=int, default=None, help="the first of them; any number")
     parser.add_argument("--seed", type=int, default=None, help="one seed alone, with its whole trace if it fails")
-    parser.add_argument("--steps", type=int, default=STEPS, help="events until the world is healed")
+    parser.add_argument("--steps", type=int, default=None, help="events until the world is healed")
+    parser.add_argument("--plant", choices=sorted(plants.PLANTS), help="put this bug into the product first")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
     arguments = parser.parse_args()
+    if arguments.plant:
+        plants.plant(arguments.plant)
+    from tests.simulation.report import SHOWN, run_seed  # loads the product
+    from tests.simulation.scenario import STEPS
+
+    events = arguments.steps or STEPS
     first = arguments.first if arguments.first is not None else int.from_bytes(os.urandom(4), "big")
     seeds = [arguments.seed] if arguments.seed is not None else range(first, first + arguments.seeds)
     began, steps, failed = time.monotonic(), 0, []
     told = began
     for count, seed in enumerate(seeds, 1):
-        outcome = run_seed(seed, arguments.steps, SHOWN if arguments.seed is None else WHOLE)
+        outcome = run_seed(seed, events, SHOWN if arguments.seed is None else WHOLE)
         steps += outcome.steps
         if outcome.report:
             failed.append(seed)

@@ -43,6 +43,7 @@ class Book:
         self.capacity_of: Callable[[bytes], int | None] = lambda incarnation: None
         # what was asked for, and promised
         self.asked: dict[bytes, str] = {}  # id -> by whom
+        self.forgets = False  # some queue keeps what is done for less than this lasts
         self.asked_in: dict[bytes, str] = {}  # id -> queue
         self.asked_again: set[bytes] = set()  # ids that were sent by several calls
         self.confirmed: set[bytes] = set()
@@ -59,6 +60,7 @@ class Book:
         self.changes: dict[bytes, Change] = {}
         self.of_queue: dict[str, dict[bytes, None]] = {}
         self.deliveries: dict[int, DeliveryRow] = {}
+        self.unsent: set[int] = set()  # deliveries that never arrived: the broker could not send them, or HELLO says so
         self.holder: dict[bytes, int] = {}  # id -> the delivery that has it
         self.ended: dict[bytes, Ended] = {}
         self.was_dead: set[bytes] = set()
@@ -171,7 +173,7 @@ class Book:
     def _stored(self, identifier: bytes, record: bytes) -> None:
         end = self.ended.get(identifier)
         if end is not None:
-            if end.how not in UNKEPT or identifier not in self.asked_again:
+            if (end.how not in UNKEPT and not self.forgets) or identifier not in self.asked_again:
                 raise Violation(f"{_text(identifier)} is there again, and was {end.how}")
             del self.ended[identifier]  # nobody remembers it, and it was sent again
         if identifier in self.never:
@@ -212,10 +214,19 @@ class Book:
         if was is State.SCHEDULED and change.state is State.READY and old is not None and not moved:
             if self.world.wall < old.due_ms:
                 raise Violation(f"{_text(identifier)} is ready {old.due_ms - self.world.wall} ms before its time")
+        self._check_place(identifier, change, old)
         if change.state is State.DEAD and was is not State.DEAD:
             self.was_dead.add(identifier)
             self._dead(identifier, header, change)
         self.changes[identifier] = change
+
+    def _check_place(self, identifier: bytes, change: Change, old: Change | None) -> None:
+        """A job keeps its sequence, unless it is replayed or moved, or its place was purged."""
+        before = old.sequence if old is not None else sequence_of(self.records[identifier])
+        queue = header_of(self.records[identifier]).queue
+        anew = change.unexpiring and (old is None or not old.unexpiring or old.state is State.DEAD)
+        if before and change.sequence != before and not anew and queue not in self.purged:
+            raise Violation(f"{_text(identifier)} had the place {before}, and has {change.sequence}")
 
     def _came_out(self, identifier: bytes, change: Change, old: Change | None) -> None:
         """A job left its delivery, not done: what that burns."""
@@ -226,6 +237,8 @@ class Book:
         if moved or not runs or not change.attempts:
             return
         kind = change.attempts[-1].kind
+        if change.fence in self.unsent:
+            raise Violation(f"{_text(identifier)} burnt an attempt by {change.fence}, which never arrived: {kind}")
         outcome = self.outcomes.get((change.fence, identifier), ("", None))[0]
         if kind in ("error", "rejected") and outcome not in ("nack", "reject", "send"):
             raise Violation(f"{_text(identifier)} is said to have failed in {change.fence}; its run said {outcome!r}")

@@ -35,6 +35,8 @@ class HeardCore(Core):
     leases: Leases | None = None
 
     def receive(self, route: bytes, message: m.Message) -> None:
+        if self.leases is not None and type(message) is m.Hello:
+            self.leases.hello(self, route, message)
         super().receive(route, message)
         if self.leases is not None:
             self.leases.heard(self, route, message)
@@ -43,7 +45,10 @@ class HeardCore(Core):
 class BrokerProcess(Process):
     """The broker. ``core`` is that of the process that runs, or of the last one."""
 
-    def __init__(self, world: World, network: Network, disk: Disk, settings: Settings, leases: Leases) -> None:
+    def __init__(
+        self, world: World, network: Network, disk: Disk, settings: Settings, leases: Leases, unsent: set[int]
+    ) -> None:
+        """``unsent`` gets the fences of the deliveries that could not be sent."""
         super().__init__(world, "broker")
         network.broker = self
         self.disk = disk
@@ -55,6 +60,7 @@ class BrokerProcess(Process):
         self.restarts = 0
         self._settings = settings
         self._leases = leases
+        self._unsent = unsent
         self._network = network
         self._idle_turns = 0
 
@@ -135,6 +141,7 @@ class BrokerProcess(Process):
             if stalled:
                 world.note("broker", "stalled", stalled)
                 core.stalled(stalled)
+            self._leases.turn(core, woken, stalled)
             drained = self._receive()
             core.set_disk_low(self.disk.low)
             self._held_ms, self.slow_ms = self.slow_ms, 0.0
@@ -186,6 +193,7 @@ class BrokerProcess(Process):
             else:
                 core.congested(route)
             if fence:
+                self._unsent.add(fence)
                 core.undelivered(fence)
 
     @property

@@ -21,13 +21,32 @@ LATE_MS = 1_100
 class Leases:
     """Until when each delivery's lease runs at least. Lease clock, ms; of one process of the broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, unsent: set[int]) -> None:
+        """``unsent`` gets the deliveries of which a HELLO says that they never arrived."""
         self.until: dict[int, int] = {}  # by fence
-        self._ran_out: dict[int, int] = {}  # fence -> when it was due, of the deliveries that are over
+        self.clock = 0  # the lease clock: monotonic time less what the broker stood still
+        self._unsent = unsent
+        self._shift = 0
 
     def opened(self, core: HeardCore) -> None:
         """A broker begins: each lease runs anew."""
+        self.clock, self._shift = core.state.now, 0
         self.until = {fence: self._fresh(core, fence) for fence in core.state.deliveries}
+
+    def turn(self, core: HeardCore, now: int, stalled_ms: int) -> None:
+        """A turn begins, after the broker stood still for so long."""
+        self._shift += stalled_ms
+        self.clock = now - self._shift
+        if core.state.now != self.clock:
+            raise Violation(f"the lease clock says {core.state.now}, and should say {self.clock}")
+
+    def hello(self, core: HeardCore, route: bytes, hello: m.Hello) -> None:
+        """Before a HELLO is handled: what it does not name of another connection's deliveries never arrived."""
+        peer = core.state.peers.get(hello.incarnation)
+        if peer is not None:
+            named = {held.fence for held in hello.held}
+            unnamed = (one for one in peer.deliveries.values() if one.fence not in named and one.route != route)
+            self._unsent.update(one.fence for one in unnamed)
 
     def heard(self, core: HeardCore, route: bytes, message: m.Message) -> None:
         """A message was handled."""

@@ -16,6 +16,9 @@ KEYS = ("a", "b", "c")
 GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
+SMALL = {"TURN_CHILDREN": 2, "STEP_ROWS": 3, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+"""Limits of the broker that make slices of what it does with few jobs."""
+
 Options = dict[str, Any]
 
 
@@ -57,6 +60,7 @@ class Mix:
     late_ms: tuple[float, float] = (0.0, 0.0)
     small_turns: bool = False
     window_jobs: int = 8192
+    limits: dict[str, int] = field(default_factory=dict)  # of `zbroker.limits`, where they are not the usual ones
     between_sends: float = 200.0
     orders: bool = True
     sent: int = 0
@@ -101,7 +105,7 @@ class Mix:
 
     def _step(self, depth: int) -> list[Any]:
         random = self.random
-        ms = random.choice((0.0, 1.0, 20.0, 300.0, 2_500.0))
+        ms = random.choice((0.0, 1.0, 20.0, 300.0, 2_500.0, 8_000.0))
         chance = random.random()
         if chance < 0.45:
             return ["ack", ms]
@@ -164,6 +168,8 @@ def draw(random: Random) -> Mix:
     mix.orders = random.random() < 0.7
     mix.small_turns = random.random() < 0.3
     mix.window_jobs = random.choice((1, 4, 8192))
+    if random.random() < 0.4:
+        mix.limits = dict(SMALL)
     if not mix.is_calm:
         mix.latency = random.choice(((0.1, 1.0), (0.1, 30.0), (50.0, 200.0)))
         mix.late = random.choice((0.0, 0.01, 0.1))
@@ -188,6 +194,7 @@ def _queue(random: Random, is_calm: bool) -> Options:
         ("on_expiry", ("drop",)),
         ("key_weights", ({"a": 3},)),
         ("poison_losses", (1, 2)),
+        ("keep_done", (1, 500)),
     ]
     if not is_calm:
         choices += [("delivery", ("at_most_once",)), ("max_run", (2_000, 10_000)), ("keep_dead_count", (1,))]
@@ -216,8 +223,8 @@ def _worker(random: Random, queues: list[str], is_calm: bool) -> dict[str, Any]:
 def _faults(random: Random) -> Faults:
     """Some kinds of mishap, each rare or frequent."""
     faults = Faults()
-    share = random.choice((0.2, 0.5, 0.9))
+    share = random.choice((0.15, 0.4, 0.8))
     for name in vars(faults):
         if random.random() < share:
-            setattr(faults, name, random.choice((2_000.0, 8_000.0, 30_000.0)))
+            setattr(faults, name, random.choice((700.0, 3_000.0, 12_000.0)))
     return faults

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.book import UNKEPT
 from tests.simulation.network import Network, Transport
 from tests.simulation.world import Process, Violation, World
 from zclient.errors import (
@@ -26,8 +27,6 @@ from zclient.protocol.limits import INCARNATION_BYTES
 from zclient.protocol.messages import Group
 from zclient.session import TICK_MS, Session
 from zclient.verbs import End, Procedure, Verb, Wait, advance, asking, ending, sending
-
-from tests.simulation.book import UNKEPT
 
 if TYPE_CHECKING:
     from tests.simulation.book import Book
@@ -185,5 +184,5 @@ class ProducerProcess(Process):
             if ended is None or ended.how not in ("cancelled", "purged"):
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
         elif was_confirmed and identifier not in book.instead:
-            if ended is None or ended.how in ("done", "cancelled"):
+            if ended is None or (ended.how not in UNKEPT and not book.forgets):
                 raise Violation(f"{identifier!r} is told to be unknown, and was confirmed")

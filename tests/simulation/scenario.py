@@ -20,6 +20,7 @@ from tests.simulation.network import Network, Weather
 from tests.simulation.producer import ProducerProcess
 from tests.simulation.worker import WorkerProcess
 from tests.simulation.world import Process, Violation, World
+from zbroker import limits
 from zbroker.calendar import Calendar
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
@@ -28,7 +29,7 @@ from zclient import verbs
 from zclient.protocol.messages import Group
 from zclient.protocol.record import header_of
 
-STEPS = 300
+STEPS = 600
 """Events of a scenario until it is healed."""
 
 CHECK_EVERY = 60
@@ -55,18 +56,19 @@ class Scenario:
         self.world = World(seed, traced)
         self.mix: Mix = draw(Random(seed ^ 0x5EED))
         self.book = Book(self.world)
+        self.book.forgets = any("keep_done" in options for options in self.mix.queues.values())
         self.disk = Disk(self.world, self.book.write)
         weather = Weather()
         weather.latency, weather.late, weather.late_ms = self.mix.latency, self.mix.late, self.mix.late_ms
         self.network = Network(self.world, weather)
-        self.leases = Leases()
+        self.leases = Leases(self.book.unsent)
         settings = Settings(
             policy=QueuePolicy(backoff_min_ms=100, backoff_max_ms=10_000),
             queues={name: dict(options) for name, options in self.mix.queues.items()},
             calendar=Calendar(),
             window_jobs=self.mix.window_jobs,
         )
-        self.broker = BrokerProcess(self.world, self.network, self.disk, settings, self.leases)
+        self.broker = BrokerProcess(self.world, self.network, self.disk, settings, self.leases, self.book.unsent)
         self.book.policy_of = self._policy_of
         self.book.capacity_of = self._capacity_of
         self.book.may_expire = lambda fence: self.leases.may_expire(self.broker.core, fence)
@@ -111,6 +113,14 @@ class Scenario:
 
     def run(self, steps: int = STEPS) -> None:
         """Raises `Violation`, or whatever the product raised, with the world as it is then."""
+        before = {name: getattr(limits, name) for name in self.mix.limits}
+        try:
+            vars(limits).update(self.mix.limits)
+            self._run(steps)
+        finally:
+            vars(limits).update(before)
+
+    def _run(self, steps: int) -> None:
         self._run_until(steps)
         self._heal()
         self._settle("what was asked", self._is_answered)
