@@ -60,7 +60,6 @@ class BrokerProcess(Process):
         self.restarts = 0
         self._settings = settings
         self._leases = leases
-        self._unsent = unsent
         self._network = network
         self._idle_turns = 0
 
@@ -193,7 +192,7 @@ class BrokerProcess(Process):
             else:
                 core.congested(route)
             if fence:
-                self._unsent.add(fence)
+                self._leases.unsent.add(fence)
                 core.undelivered(fence)
 
     @property

@@ -22,10 +22,10 @@ class Leases:
     """Until when each delivery's lease runs at least. Lease clock, ms; of one process of the broker."""
 
     def __init__(self, unsent: set[int]) -> None:
-        """``unsent`` gets the deliveries of which a HELLO says that they never arrived."""
+        """``unsent`` gets the deliveries that could not be sent, or of which a HELLO says that they never arrived."""
         self.until: dict[int, int] = {}  # by fence
         self.clock = 0  # the lease clock: monotonic time less what the broker stood still
-        self._unsent = unsent
+        self.unsent = unsent
         self._shift = 0
 
     def opened(self, core: HeardCore) -> None:
@@ -46,7 +46,7 @@ class Leases:
         if peer is not None:
             named = {held.fence for held in hello.held}
             unnamed = (one for one in peer.deliveries.values() if one.fence not in named and one.route != route)
-            self._unsent.update(one.fence for one in unnamed)
+            self.unsent.update(one.fence for one in unnamed)
 
     def heard(self, core: HeardCore, route: bytes, message: m.Message) -> None:
         """A message was handled."""

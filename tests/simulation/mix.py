@@ -16,7 +16,7 @@ KEYS = ("a", "b", "c")
 GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
-SMALL = {"TURN_CHILDREN": 2, "STEP_ROWS": 3, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+SMALL = {"TURN_CHILDREN": 2, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
 """Limits of the broker that make slices of what it does with few jobs."""
 
 Options = dict[str, Any]

@@ -68,7 +68,7 @@ class Scenario:
             calendar=Calendar(),
             window_jobs=self.mix.window_jobs,
         )
-        self.broker = BrokerProcess(self.world, self.network, self.disk, settings, self.leases, self.book.unsent)
+        self.broker = BrokerProcess(self.world, self.network, self.disk, settings, self.leases)
         self.book.policy_of = self._policy_of
         self.book.capacity_of = self._capacity_of
         self.book.may_expire = lambda fence: self.leases.may_expire(self.broker.core, fence)
