@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 
@@ -20,8 +21,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="one seed alone, with its whole trace if it fails")
     parser.add_argument("--steps", type=int, default=None, help="events until the world is healed")
     parser.add_argument("--plant", choices=sorted(plants.PLANTS), help="put this bug into the product first")
+    parser.add_argument("--plants", action="store_true", help="which seed finds each of the bugs that are put in")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
     arguments = parser.parse_args()
+    if arguments.plants:
+        return find_plants(arguments.seeds)
     if arguments.plant:
         plants.plant(arguments.plant)
     from tests.simulation.report import SHOWN, run_seed  # loads the product
@@ -45,6 +49,19 @@ def main() -> int:
             print(_sum(count, steps, told - began, failed), flush=True)
     print(_sum(count, steps, time.monotonic() - began, failed))
     return 1 if failed else 0
+
+
+def find_plants(seeds: int) -> int:
+    """Look for each plant with the first seeds; 1 if one is not found."""
+    missed = 0
+    for name in plants.PLANTS:
+        command = [sys.executable, "-m", "tests.simulation", "--plant", name, "--first", "0", "--seeds", str(seeds)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        found = next((line for line in lines if line.startswith("seed ") and " failed" in line), None)
+        missed += found is None
+        how = lines[-3] if found is not None else ""  # what was violated, before the way to run it again
+        print(f"{name}: {found or f'NOT FOUND by {seeds} seeds'}  {how[:120]}", flush=True)
+    return 1 if missed else 0
 
 
 def _sum(seeds: int, steps: int, seconds: float, failed: list[int]) -> str:

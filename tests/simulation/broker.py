@@ -45,10 +45,7 @@ class HeardCore(Core):
 class BrokerProcess(Process):
     """The broker. ``core`` is that of the process that runs, or of the last one."""
 
-    def __init__(
-        self, world: World, network: Network, disk: Disk, settings: Settings, leases: Leases, unsent: set[int]
-    ) -> None:
-        """``unsent`` gets the fences of the deliveries that could not be sent."""
+    def __init__(self, world: World, network: Network, disk: Disk, settings: Settings, leases: Leases) -> None:
         super().__init__(world, "broker")
         network.broker = self
         self.disk = disk

@@ -134,6 +134,24 @@ PLANTS = {
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends)[1:])\n',
         "parents whose children were not all looked at are forgotten at a start",
     ),
+    "a lost WELCOME is waited for": Plant(
+        "zclient.session",
+        "                self._hellos = 0  # a full connection has lost the answer: the next one counts\n",
+        "",
+        "a peer whose first WELCOME was lost says HELLO for ever, and its leases never end",
+    ),
+    "WHO is asked once": Plant(
+        "zbroker.core.timers",
+        "Who() if peer.wedged else Ping()",
+        "Ping()",
+        "a worker that did not hear it after its lease ran out gets nothing any more",
+    ),
+    "a refusal of one copy ends both": Plant(
+        "zclient.session",
+        " or (request.is_batch and number in self._repeated)",
+        "",
+        "a producer is told that nothing is stored, and the second copy of its batch is",
+    ),
 }
 
 
