@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
+.PHONY: help venv test simulate simulate-plants test-million million scale check format demo bench peers bench-quick kill-loop build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,13 @@ scale: $(STAMP) ## what a job costs the broker as keys, queues and workers grow
 kill-loop: $(STAMP) ## kill producers, workers and broker ROUNDS times (SEED=, STORE=), and see that nothing is lost
 	@$(BIN)/python -m tests.kill_loop $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(STORE),--store $(STORE))
+
+simulate: $(STAMP) ## whole systems from SEEDS seeds (STEPS=, FIRST=, or SEED= alone): faults, crashes, and all must settle
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+simulate-plants: $(STAMP) ## put bugs into the product, one by one, and see that the simulation finds each
+	@$(BIN)/python -m tests.simulation --plants $(if $(SEEDS),--seeds $(SEEDS))
 
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist
