@@ -55,6 +55,14 @@ class Book:
         self.purged: set[str] = set()  # queues
         self.dropped: set[str] = set()  # queues of which somebody drops, or retention may drop, dead jobs
         self.cancelling: set[bytes] = set()
+        # what makes jobs by itself
+        self.publications: dict[bytes, str] = {}  # id -> why it must have no copies
+        self.copies: Counter[bytes] = Counter()  # publication -> how many came
+        self.schedules: dict[str, None] = {}
+        self.batches: dict[bytes, dict[bytes, None]] = {}  # id -> its jobs
+        self.closed: set[bytes] = set()  # batches that somebody closes
+        self._called: list[tuple[bytes, bytes]] = []  # callbacks that came in this write: batch, kind
+        self.callbacks: set[bytes] = set()  # ids of jobs that may follow a batch
         # what is there
         self.records: dict[bytes, bytes] = {}
         self.changes: dict[bytes, Change] = {}
@@ -141,6 +149,8 @@ class Book:
         for identifier, encoded in written["changes"].items():
             if encoded is None:
                 self.changes.pop(identifier, None)
+        while self._called:
+            self._check_callback(*self._called.pop())
         for fence, row in sorted(delivered):
             self._delivered(fence, row)
         if delivered:
@@ -182,7 +192,9 @@ class Book:
         old = self.records.get(identifier)
         if old is None:
             if identifier not in self.asked:
-                raise Violation(f"nobody sent {_text(identifier)}")
+                self._came_by_itself(identifier)
+            if "batch" in header.options:
+                self.batches[header.options["batch"]][identifier] = None
             sender = self.sent_by.get(identifier)
             if sender is not None and (self.ended.get(sender[0]) or Ended("", 0, None))[:2] != ("done", sender[1]):
                 raise Violation(f"{_text(identifier)} was sent by {_text(sender[0])}, which is not done by {sender[1]}")
@@ -195,6 +207,41 @@ class Book:
             self.holder.pop(identifier, None)
         self.records[identifier] = record
         self.of_queue.setdefault(header.queue, {})[identifier] = None
+
+    def _came_by_itself(self, identifier: bytes) -> None:
+        """A job that nobody sent: the copy of a publication, an occurrence of a schedule, or what follows a batch."""
+        schedule, at, _ = identifier.decode().partition("@")
+        if at and schedule in self.schedules:
+            return
+        source, _, kind = identifier.rpartition(b".")
+        if source in self.publications:
+            if self.publications[source]:
+                raise Violation(f"{_text(source)} has a copy, and must not: {self.publications[source]}")
+            self.copies[source] += 1
+            return
+        if identifier not in self.callbacks:
+            raise Violation(f"nobody sent {_text(identifier)}")
+        self._called.append((source, kind))
+
+    def _check_callback(self, batch: bytes, kind: bytes) -> None:
+        """It comes when its time has come: closed, and all done; closed, and all over; one dead."""
+        jobs = self.batches[batch]
+        if kind == b"death":
+            if not any(job in self.was_dead for job in jobs):
+                raise Violation(f"{_text(batch)} is told a death, and none of its jobs was dead")
+        elif batch not in self.closed:
+            raise Violation(f"{_text(batch)} is told to be over, and nobody closed it")
+
+    def promise_copies(self, publication: bytes, queues: int) -> None:
+        """A producer is told how many queues took what it published."""
+        if self.copies[publication] < queues:
+            raise Violation(f"{queues} queues took {_text(publication)}, and {self.copies[publication]} copies came")
+
+    def refuse_copies(self, publication: bytes, why: str) -> None:
+        """A producer is told that it was not published."""
+        self.publications[publication] = why
+        if self.copies[publication]:
+            raise Violation(f"{_text(publication)} has copies, and its producer was told that it has none: {why}")
 
     def _changed(self, identifier: bytes, change: Change) -> None:
         if identifier not in self.records:
@@ -316,10 +363,19 @@ class Book:
         rule = header.options.get("on_parent_death", "cancel")
         was_replayed = change is not None and change.unexpiring
         for parent in header.options["after"]:
+            if parent in self.batches:
+                self._check_batch(identifier, parent)
+                continue
             end = self.ended.get(parent)
             is_done = end is not None and end.how == "done"
             if not is_done and not ((rule == "run" or was_replayed) and self._is_over(parent)):
                 raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
+
+    def _check_batch(self, identifier: bytes, batch: bytes) -> None:
+        """Of a batch that was waited for nothing goes on, unless it was dead before and replayed."""
+        for job in self.batches[batch]:
+            if job in self.records and job not in self.was_dead:
+                raise Violation(f"{_text(identifier)} is delivered, and {_text(job)} of its batch goes on")
 
     def _is_over(self, parent: bytes) -> bool:
         return parent in self.ended or parent in self.was_dead

@@ -24,7 +24,8 @@ from zclient.errors import (
 )
 from zclient.jobs import encode_payload
 from zclient.protocol.limits import INCARNATION_BYTES
-from zclient.protocol.messages import Group
+from zclient.protocol.messages import Group, Publication
+from zclient.publishing import publishing
 from zclient.session import TICK_MS, Session
 from zclient.verbs import End, Procedure, Verb, Wait, advance, asking, ending, sending
 
@@ -146,6 +147,20 @@ class ProducerProcess(Process):
         text = f"send {group.queue} {[identifier.decode() for identifier in group.ids]} {group.options}"
         now = self.transport.now()
         self.call(text, sending(self.session, now, group, timeout_ms), told)
+
+    def publish(self, publication: Publication, timeout_ms: float) -> None:
+        """Publish; as many copies as it is told of are on disk then."""
+        book = self._book
+
+        def told(queues: int | None, error: ZError | None) -> None:
+            if error is None:
+                book.promise_copies(publication.id, queues or 0)
+            elif isinstance(error, Refused | BrokerUnreachable):
+                book.refuse_copies(publication.id, f"{type(error).__name__}: {error}")
+
+        book.publications[publication.id] = ""
+        procedure = publishing(self.session, self.transport.now(), publication, timeout_ms)
+        self.call(f"publish {publication.topic} {publication.id.decode()}", procedure, told)
 
     def verb(self, verb: Verb[Any], timeout_ms: float, told: Told = lambda value, error: None) -> None:
         """Ask or order something."""

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from tests.core.whole import check_whole
+from tests.simulation.beyond import Beyond
 from tests.simulation.book import Book
 from tests.simulation.broker import BrokerProcess
 from tests.simulation.disk import Disk
@@ -88,6 +89,7 @@ class Scenario:
             )
             for n, told in enumerate(self.mix.workers)
         ]
+        self.beyond = Beyond(self)
         self._restarting: set[str] = set()
         self._lowered = False
         self._healed = False
@@ -124,8 +126,9 @@ class Scenario:
         self._run_until(steps)
         self._heal()
         self._settle("what was asked", self._is_answered)
+        self.beyond.end()
         for queue in self.mix.queues:
-            self._insist(verbs.gate("resume", queue))
+            self.insist(verbs.gate("resume", queue))
         self._settle("all that was sent", self._is_drained)
         self._replay_dead()
         self._settle("what was replayed", self._is_drained)
@@ -178,6 +181,8 @@ class Scenario:
         if not producer.alive or producer.stopped or len(producer.calls) > 20:
             return False
         chance = self.mix.random.random()
+        if chance < 0.2 and self.beyond.act(producer):
+            return True
         if chance < 0.65:
             self._send(producer)
         elif chance < 0.8:
@@ -190,7 +195,10 @@ class Scenario:
         random = self.mix.random
         queue = random.choice(list(self.mix.queues))
         known = list(self.book.asked)[-20:]
-        options = self.mix.job_options(queue, known)
+        batch = self.beyond.batch()
+        options = self.mix.job_options(queue, [*known, *self.book.batches] if batch is None else known)
+        if batch is not None:
+            options["batch"] = batch
         ids = self.mix.next_ids(random.choice((1, 1, 1, 2, 5)))
         payloads = [self.mix.encoded_payload() for _ in ids]
         timeout_ms = random.choice((50.0, 1_000.0, 10_000.0))
@@ -255,12 +263,12 @@ class Scenario:
         self._janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
         self._janitor.start()
 
-    def _insist(self, verb: verbs.Verb[Any]) -> None:
+    def insist(self, verb: verbs.Verb[Any]) -> None:
         """Have an order carried out; again if its answer does not come in time."""
 
         def told(value: Any, error: Any) -> None:
             if error is not None and error.code != "not_found":
-                self._insist(verb)
+                self.insist(verb)
 
         self._janitor.verb(verb, 10_000.0, told)
 
@@ -292,7 +300,11 @@ class Scenario:
         book = self.book
         if book.state_of(identifier) is not State.BLOCKED:
             return False
-        parents = header_of(book.records[identifier]).options["after"]
+        parents = [
+            job
+            for parent in header_of(book.records[identifier]).options["after"]
+            for job in (parent, *book.batches.get(parent, ()))
+        ]
         return any(
             book.state_of(parent) is State.DEAD or (parent in book.records and self._waits_for_dead(parent))
             for parent in parents
@@ -305,12 +317,12 @@ class Scenario:
 
     def _replay_dead(self) -> None:
         for queue in self.mix.queues:
-            self._insist(verbs.bulk("replay", None, queue, None)[0])
+            self.insist(verbs.bulk("replay", None, queue, None)[0])
 
     def _drop_dead(self) -> None:
         for queue in self.mix.queues:
             self.book.dropped.add(queue)
-            self._insist(verbs.bulk("drop", None, queue, None)[0])
+            self.insist(verbs.bulk("drop", None, queue, None)[0])
 
     def _check_ends(self) -> None:
         """Nothing of any job is left, and each that was confirmed had its end."""
