@@ -106,7 +106,7 @@ class Beyond:
             self._open(producer)
 
     def _open(self, producer: ProducerProcess) -> None:
-        batch = b"%032x" % (0x0190 << 112 | 0x7 << 76 | 0x8 << 60 | len(self._book.batches))
+        batch = b"%032x" % (0x0191 << 112 | 0x7 << 76 | 0x8 << 60 | len(self._book.batches))
         arguments: dict[str, Any] = {"id": batch, "name": "", "keep_results": self._random.random() < 0.3}
         for kind in CALLBACKS:
             if self._random.random() < 0.5:

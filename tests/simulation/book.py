@@ -160,7 +160,7 @@ class Book:
         """Jobs ended together."""
         for position, identifier in enumerate(row.ids):
             result = row.results[position] if row.results else None
-            if identifier in self.ended:
+            if identifier in self.ended and not (self.forgets and identifier in self.asked_again):
                 raise Violation(f"{_text(identifier)} ended twice: {self.ended[identifier].how}, now {row.state}")
             if row.fence and holder.get(identifier) != row.fence:
                 raise Violation(
@@ -318,17 +318,17 @@ class Book:
         self.changes.pop(identifier, None)
         if ended:
             return
-        how = self._way_out(header, State.DEAD if identifier in self.was_dead else state)
+        how = self._way_out(header, state, identifier in self.was_dead)
         if not how:
             raise Violation(f"{_text(identifier)} is gone without an end, and was {state}")
         self.ended[identifier] = Ended(how, 0, None)
 
-    def _way_out(self, header: Header, state: State) -> str:
+    def _way_out(self, header: Header, state: State, was_dead: bool) -> str:
         """What removed a job that is in no history; empty if nothing may have."""
         policy = self.policy_of(header.queue)
         if header.queue in self.purged and state is not State.DEAD:
             return "purged"
-        if state is State.DEAD and (header.queue in self.dropped or (policy is not None and policy.keep_dead_count)):
+        if was_dead and (header.queue in self.dropped or (policy is not None and policy.keep_dead_count)):
             return "dropped"
         if policy is not None and policy.on_expiry == "drop" and 0 < header.expires_ms <= self.world.wall:
             return "expired"
