@@ -284,7 +284,7 @@ class Book:
         if moved or not runs or not change.attempts:
             return
         kind = change.attempts[-1].kind
-        if change.fence in self.unsent:
+        if change.fence in self.unsent and kind != "lost":  # after a start nobody knows that it was not sent
             raise Violation(f"{_text(identifier)} burnt an attempt by {change.fence}, which never arrived: {kind}")
         outcome = self.outcomes.get((change.fence, identifier), ("", None))[0]
         if kind in ("error", "rejected") and outcome not in ("nack", "reject", "send"):
