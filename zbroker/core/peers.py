@@ -133,7 +133,7 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
                 streams.told_again(state, delivery)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
-    renewed = {held.fence for held in message.held}
+    renewed = {fence for fence, _, _ in message.held} if missed else set()
     for delivery in missed:
         delivery.route = peer.route
         if delivery.fence not in renewed:
