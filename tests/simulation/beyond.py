@@ -88,6 +88,7 @@ class Beyond:
             )
             producer.verb(schedules.put(arguments), 5_000.0)
         elif chance < 0.8:
+            self._book.runs[name] += 1
             producer.verb(schedules.run_now(name), 5_000.0)
         else:
             producer.verb(schedules.change(random.choice(("pause", "resume", "remove")), name), 5_000.0)

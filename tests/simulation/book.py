@@ -59,6 +59,7 @@ class Book:
         self.publications: dict[bytes, str] = {}  # id -> why it must have no copies
         self.copies: Counter[bytes] = Counter()  # publication -> how many came
         self.schedules: dict[str, None] = {}
+        self.runs: Counter[str] = Counter()  # how many somebody asked for, less those that came
         self.batches: dict[bytes, dict[bytes, None]] = {}  # id -> its jobs
         self.closed: set[bytes] = set()  # batches that somebody closes
         self._called: list[tuple[bytes, bytes]] = []  # callbacks that came in this write: batch, kind
@@ -212,6 +213,8 @@ class Book:
         """A job that nobody sent: the copy of a publication, an occurrence of a schedule, or what follows a batch."""
         schedule, at, _ = identifier.decode().partition("@")
         if at and schedule in self.schedules:
+            if identifier.endswith(b".run"):
+                self._ran(schedule)
             return
         source, _, kind = identifier.rpartition(b".")
         if source in self.publications:
@@ -222,6 +225,12 @@ class Book:
         if identifier not in self.callbacks:
             raise Violation(f"nobody sent {_text(identifier)}")
         self._called.append((source, kind))
+
+    def _ran(self, schedule: str) -> None:
+        """A schedule has a job as often as somebody asks for one, and no oftener."""
+        self.runs[schedule] -= 1
+        if self.runs[schedule] < 0:
+            raise Violation(f"{schedule} has more jobs than somebody asked for")
 
     def _check_callback(self, batch: bytes, kind: bytes) -> None:
         """It comes when its time has come: closed, and all done; closed, and all over; one dead."""
