@@ -143,7 +143,8 @@ class Broker(Place):
     ) -> None:
         super().__init__("broker", log, harms)
         self.endpoint = bind
-        self._data = data
+        self.data = data
+        """The directory that the next one opens."""
         self._options = [*options, *(["--bind", control] if control else [])]
         self._enter = enter
         self._control = control
@@ -154,7 +155,7 @@ class Broker(Place):
 
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
         command = [*self._enter, sys.executable, "-m", "zbroker", "start"]
-        command += ["--data", str(self._data), "--bind", self.endpoint]
+        command += ["--data", str(self.data), "--bind", self.endpoint]
         first = self.endpoint.endswith("*")
         process = subprocess.Popen(
             [*command, *self._options],
