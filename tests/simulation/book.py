@@ -74,6 +74,7 @@ class Book:
         self.ended: dict[bytes, Ended] = {}
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
+        self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
         self.last_fence = 0
         self.delivered = 0
 
@@ -153,6 +154,9 @@ class Book:
                 self.changes.pop(identifier, None)
         while self._called:
             self._check_callback(*self._called.pop())
+        for key, value in written["meta"].items():
+            if value is not None and key.startswith(rows.META_QUEUE):
+                self.floors[key.removeprefix(rows.META_QUEUE).decode()] = rows.unpack(value)[1]
         for fence, row in sorted(delivered):
             self._delivered(fence, row)
         if delivered:
@@ -440,6 +444,8 @@ class Book:
             if self.state_of(identifier) is not State.READY or (change is not None and change.losses):
                 continue
             lane = (queue, *place_of(header_of(self.records[identifier])))
+            if self.sequence(identifier) < self.floors.get(queue, 0):
+                continue
             if self.sequence(identifier) < last.get(lane, 0):
                 raise Violation(f"{_text(identifier)} waits in the lane {lane}, and later ones are delivered")
             if not by_key and lane[1] < lowest:
