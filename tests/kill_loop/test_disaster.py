@@ -17,7 +17,8 @@ from tests.history.records import Reader, Record, Recorder, files_of, now_us
 from tests.history.rules import EPOCH_BITS, Fault
 from tests.kill_loop.bout import LOOK_S, OPTIONS, OVER, Bout
 from tests.kill_loop.loop import check_data
-from tests.kill_loop.processes import ROOT, Broker, Harms
+from tests.kill_loop.processes import Broker, Harms
+from tests.system.processes import ROOT
 from zbroker.copies import RAISE_EPOCH
 
 EFFECTS = 100
