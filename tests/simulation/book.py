@@ -250,8 +250,8 @@ class Book:
             raise Violation(f"{_text(batch)} is told to be over, and nobody closed it")
 
     def promise_copies(self, publication: bytes, queues: int, purges: int) -> None:
-        """A producer is told how many queues took what it published. When it published there had been so many purges: one
-        of the same commit leaves no trace of a copy."""
+        """A producer is told how many queues took what it published. When it published there had been so many purges:
+        one of the same commit leaves no trace of a copy."""
         if self.copies[publication] < queues and self.purges == purges:
             raise Violation(f"{queues} queues took {_text(publication)}, and {self.copies[publication]} copies came")
 
