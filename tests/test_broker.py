@@ -73,7 +73,7 @@ def test_no_signal_is_written_to_a_descriptor_that_is_closed(
     closes = Server.close
     monkeypatch.setattr(Server, "close", close)
     monkeypatch.setattr(Server, "serve", lambda server: None)
-    monkeypatch.setattr("zbroker.cli.program._prepare_process", lambda: None)
+    monkeypatch.setattr("zbroker.cli.serving._prepare_process", lambda: None)
     data = str(tmp_path / "data")
     result = CliRunner().invoke(program.program, ["start", "--data", data, "--bind", "tcp://127.0.0.1:*"])
     assert (result.exit_code, seen) == (0, [-1])
