@@ -72,6 +72,7 @@ class Book:
         self.unsent: set[int] = set()  # deliveries that never arrived: the broker could not send them, or HELLO says so
         self.holder: dict[bytes, int] = {}  # id -> the delivery that has it
         self.ended: dict[bytes, Ended] = {}
+        self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
         self.last_fence = 0
         self.delivered = 0
@@ -186,7 +187,7 @@ class Book:
         if end is not None:
             if (end.how not in UNKEPT and not self.forgets) or identifier not in self.asked_again:
                 raise Violation(f"{_text(identifier)} is there again, and was {end.how}")
-            del self.ended[identifier]  # nobody remembers it, and it was sent again
+            self.before[identifier] = self.ended.pop(identifier)  # nobody remembers it, and it was sent again
         if identifier in self.never:
             raise Violation(f"{_text(identifier)} is stored, and must not be: {self.never[identifier]}")
         header = header_of(record)

@@ -183,7 +183,8 @@ class ProducerProcess(Process):
         self.call(f"await {identifier.decode()}", procedure, told)
 
     def _told_done(self, identifier: bytes, result: Any) -> None:
-        ended = self._book.ended.get(identifier)
+        book = self._book
+        ended = book.ended.get(identifier) or book.before.get(identifier)  # what was told may be of its last life
         if ended is None or ended.how != "done":
             raise Violation(f"{identifier!r} is told to be done, and is {ended and ended.how}")
         if ended.result is not None and encode_payload(result) != ended.result:
