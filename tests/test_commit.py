@@ -1,4 +1,4 @@
-"""The one rule of durability, by itself: what each setting does before a tick is handed out, and what a refusal means."""
+"""The rule of durability by itself: what each setting does before a tick is handed out, and what a refusal means."""
 
 from collections.abc import Sequence
 from pathlib import Path
