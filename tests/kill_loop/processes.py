@@ -18,8 +18,7 @@ from typing import Any
 
 from tests.history import records as r
 from tests.history.records import Recorder
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.system.processes import ROOT, last_words
 
 Facts = Callable[[str], dict[str, Any]]
 """The arguments of a program, for the process of this name."""
@@ -109,7 +108,7 @@ class Place(ABC):
 
     def last_words(self) -> str:
         """The end of its log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        return last_words(self._log)
 
     def _note(self, what: str) -> None:
         self._harms.note(self.who, what)

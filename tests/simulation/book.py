@@ -74,6 +74,8 @@ class Book:
         self.ended: dict[bytes, Ended] = {}
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
+        self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
+        self.purges = 0
         self.last_fence = 0
         self.delivered = 0
 
@@ -153,6 +155,11 @@ class Book:
                 self.changes.pop(identifier, None)
         while self._called:
             self._check_callback(*self._called.pop())
+        for key, value in written["meta"].items():
+            if value is not None and key.startswith(rows.META_QUEUE):
+                queue, floor = key.removeprefix(rows.META_QUEUE).decode(), rows.unpack(value)[1]
+                self.purges += floor > self.floors.get(queue, 0)
+                self.floors[queue] = floor
         for fence, row in sorted(delivered):
             self._delivered(fence, row)
         if delivered:
@@ -242,9 +249,10 @@ class Book:
         elif batch not in self.closed:
             raise Violation(f"{_text(batch)} is told to be over, and nobody closed it")
 
-    def promise_copies(self, publication: bytes, queues: int) -> None:
-        """A producer is told how many queues took what it published."""
-        if self.copies[publication] < queues:
+    def promise_copies(self, publication: bytes, queues: int, purges: int) -> None:
+        """A producer is told how many queues took what it published. When it published there had been so many purges:
+        one of the same commit leaves no trace of a copy."""
+        if self.copies[publication] < queues and self.purges == purges:
             raise Violation(f"{queues} queues took {_text(publication)}, and {self.copies[publication]} copies came")
 
     def refuse_copies(self, publication: bytes, why: str) -> None:
@@ -440,6 +448,8 @@ class Book:
             if self.state_of(identifier) is not State.READY or (change is not None and change.losses):
                 continue
             lane = (queue, *place_of(header_of(self.records[identifier])))
+            if self.sequence(identifier) < self.floors.get(queue, 0):
+                continue
             if self.sequence(identifier) < last.get(lane, 0):
                 raise Violation(f"{_text(identifier)} waits in the lane {lane}, and later ones are delivered")
             if not by_key and lane[1] < lowest:

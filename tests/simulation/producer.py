@@ -151,10 +151,11 @@ class ProducerProcess(Process):
     def publish(self, publication: Publication, timeout_ms: float) -> None:
         """Publish; as many copies as it is told of are on disk then."""
         book = self._book
+        purges = book.purges
 
         def told(queues: int | None, error: ZError | None) -> None:
             if error is None:
-                book.promise_copies(publication.id, queues or 0)
+                book.promise_copies(publication.id, queues or 0, purges)
             elif isinstance(error, Refused | BrokerUnreachable):
                 book.refuse_copies(publication.id, f"{type(error).__name__}: {error}")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.soak.load import POLICIES, QUEUES, TOPIC
 from tests.soak.trend import Bound, Trend, trend
-from tests.system.processes import ROOT, BrokerProcess, eventually
+from tests.system.processes import ROOT, BrokerProcess, eventually, last_words, rss_bytes
 from zbroker.check import check_directory
 from zclient import Client
 
@@ -92,14 +92,14 @@ class Load:
 
     def check(self) -> None:
         if self.process.poll() is not None:
-            raise Fault(f"{self.name} ended by itself, with {self.process.returncode}:\n{self._last_words()}")
+            raise Fault(f"{self.name} ended by itself, with {self.process.returncode}:\n{last_words(self._log)}")
 
     def finish(self) -> None:
         """It ends in peace."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         if self.process.wait(DRAIN_S):
-            raise Fault(f"{self.name} ended with {self.process.returncode}:\n{self._last_words()}")
+            raise Fault(f"{self.name} ended with {self.process.returncode}:\n{last_words(self._log)}")
 
     def end(self) -> None:
         """Whatever its state."""
@@ -109,9 +109,6 @@ class Load:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-
-    def _last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
 
 class Soak:
@@ -259,9 +256,3 @@ def descriptors(pid: int, data: Path) -> int:
         except FileNotFoundError:
             continue  # It was closed meanwhile.
     return count
-
-
-def rss_bytes(pid: int) -> int:
-    """The memory that a process has in use."""
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
