@@ -254,7 +254,13 @@ def tasks(sections: dict[str, Any]) -> Any:
     if not rows:
         return None
     figure, (axes,) = _panels(1, 1, [len(rows)])
-    _points(axes, rows, "Short tasks, one worker process and 32 threads unless said", "tasks a second, logarithmic", best="most")
+    _points(
+        axes,
+        rows,
+        "Short tasks, one worker process and 32 threads unless said",
+        "tasks a second, logarithmic",
+        best="most",
+    )
     return figure
 
 
