@@ -36,8 +36,8 @@ BOUNDS = {
 }
 """How much each may grow over a run. The broker has a store whose buffers and cache fill up, and whose files
 grow to their size and are merged; a queue is as long as chance has it; the time of calls is that of a machine that has
-other things to do; a worker begins its threads, six in the load, when they are first needed. Files of the store are counted
-as disk, not as descriptors."""
+other things to do; a worker begins its threads, six in the load, when they are first needed. Files of the store are
+counted as disk, not as descriptors."""
 
 PRELUDE_BYTES = 2000
 """The payload of each job of the prelude: it stays in the buffers."""
