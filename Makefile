@@ -12,7 +12,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop crashpoints fuzz \
-        chaos soak check-history mutants build clean moved
+        chaos soak check-history simulate simulate-plants mutants build clean moved
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +89,13 @@ soak: $(STAMP) ## a steady load for HOURS: memory, descriptors, disk and latency
 
 check-history: $(STAMP) ## make a history of OPS operations (or take the one in HISTORY) and check it
 	@$(BIN)/python -m tests.history $(if $(HISTORY),$(HISTORY),--generate $(if $(OPS),$(OPS),10000000))
+
+simulate: $(STAMP) ## whole systems from SEEDS seeds (STEPS=, FIRST=, or SEED= alone): faults, crashes, and all must settle
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(FIRST),--first $(FIRST)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+simulate-plants: $(STAMP) ## put bugs into the product, one by one, and see that the simulation finds each
+	@$(BIN)/python -m tests.simulation --plants $(if $(SEEDS),--seeds $(SEEDS))
 
 build: $(STAMP) ## build sdist and wheel into dist/, and try the wheel, the image's steps and compose's file
 	@rm -rf dist

@@ -36,7 +36,7 @@ SHOWN = 0.05
 KINDS: list[tuple[str, str]] = [
     (r"Packer_pack|_cmsgpack_6Packer", "encoded: into msgpack's buffer, and out of it"),
     (r"unpack_callback_bin", "decoded: out of the message"),
-    (r"_PyBytes_FormatEx", "record: header and payload put together"),
+    (r"stringlib_bytes_join|_PyBytes_Join", "record: header and payload put together"),
     (r"WriteBatch::(Put|Delete)|WriteBatchInternal::(Put|Delete)", "write batch, as often as it grows"),
     (r"MemTable::Add", "memtable"),
     (r"WriteToWAL|WritableFileWriter", "log, before it is written"),

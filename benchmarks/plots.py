@@ -62,25 +62,21 @@ def curves(values: Values, figure: str) -> dict[str, list[Point]]:
     """Runs that are named by a number, ``1,000 queues``: by what it is of. ``nothing`` is 0 of the rest."""
     found: dict[str, list[Point]] = {}
     for one in ranges(values, figure):
-        counted = re.match(r"([\d,]+) (\w+)", one.name)
+        counted = re.fullmatch(r"([\d,]+) (\w+)", one.name)
         if counted:
             noun = counted[2] if counted[2].endswith(("s", "ing")) else counted[2] + "s"
             found.setdefault(noun, []).append(Point(int(counted[1].replace(",", "")), one))
     for one in ranges(values, figure):
-        if one.name == "nothing":
+        if one.name in ("nothing", "nothing waiting"):
             for points in found.values():
                 points.insert(0, Point(0, one))
     return {noun: sorted(points) for noun, points in found.items() if len(points) > 1}
 
 
-def rates(sections: dict[str, Any], run: str, figure: str) -> list[Point]:
-    """One run in all sections ``latency-RATE``."""
-    found = []
-    for key, section in sections.items():
-        rate = re.fullmatch(r"latency-(\d+)", key)
-        if rate:
-            found += [Point(int(rate[1]), one) for one in ranges(section["values"], figure) if one.name == run]
-    return sorted(found)
+def rates(sections: dict[str, Any], figure: str) -> list[Point]:
+    """The runs of the section ``latency-rates``, by their rate."""
+    found = ranges(sections.get("latency-rates", {}).get("values", {}), figure)
+    return sorted(Point(int(one.name.partition(" ")[0].replace(",", "")), one) for one in found)
 
 
 def short(number: float) -> str:
@@ -258,13 +254,19 @@ def tasks(sections: dict[str, Any]) -> Any:
     if not rows:
         return None
     figure, (axes,) = _panels(1, 1, [len(rows)])
-    _points(axes, rows, "No-op tasks, one worker process", "tasks a second, logarithmic", best="most")
+    _points(
+        axes,
+        rows,
+        "Short tasks, one worker process and 32 threads unless said",
+        "tasks a second, logarithmic",
+        best="most",
+    )
     return figure
 
 
 def latency(sections: dict[str, Any]) -> Any:
     """From send to start, in the section that compares most libraries."""
-    shown = {key: section["values"] for key, section in sections.items() if key.startswith("latency-")}
+    shown = {key: section["values"] for key, section in sections.items() if re.fullmatch(r"latency-\d+", key)}
     if not any(shown.values()):
         return None
     key = max(shown, key=lambda each: len(shown[each]))
@@ -309,7 +311,7 @@ def latency(sections: dict[str, Any]) -> Any:
 
 def by_rate(sections: dict[str, Any]) -> Any:
     """From send to start, as the rate grows."""
-    shown = {figure: rates(sections, "zbroker", figure) for figure in ("p50 ms", "p99 ms", "p99.9 ms")}
+    shown = {figure: rates(sections, figure) for figure in ("p50 ms", "p99 ms", "p99.9 ms")}
     if len(shown["p50 ms"]) < 2:
         return None
     figure, every = _panels(1, len(shown), [5])
@@ -318,11 +320,11 @@ def by_rate(sections: dict[str, Any]) -> Any:
     return figure
 
 
-def growth(key: str, figures: Sequence[tuple[str, str]]) -> Callable[[dict[str, Any]], Any]:
-    """A picture of a section whose runs are named by a number of something: a curve for each thing and figure."""
+def growth(keys: Sequence[str], figures: Sequence[tuple[str, str]]) -> Callable[[dict[str, Any]], Any]:
+    """A picture of sections whose runs are named by a number of something: a curve for each thing and figure."""
 
     def draw(sections: dict[str, Any]) -> Any:
-        values = sections.get(key, {}).get("values", {})
+        values = {run: told for name in keys for run, told in sections.get(name, {}).get("values", {}).items()}
         panels = [
             (points, label, f"jobs {noun}" if noun.endswith("ing") else noun)
             for name, label in figures
@@ -348,9 +350,12 @@ PICTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "latency": latency,
     "latency-by-rate": by_rate,
     "backlog": growth(
-        "backlog", [("lifecycles/s", "lifecycles a second"), ("largest memory MiB", "largest memory, MiB")]
+        ["backlog"], [("lifecycles/s", "lifecycles a second"), ("largest memory MiB", "largest memory, MiB")]
     ),
-    "scale": growth("scale", [("us a job", "microseconds a job"), ("memory MiB", "memory, MiB")]),
+    "scale": growth(
+        ["scale-workers", "scale-queues", "scale-keys"],
+        [("us a job", "microseconds a job"), ("memory MiB", "memory, MiB")],
+    ),
 }
 """Each picture by the name of its file: from the sections of the JSON, or None if they do not have it."""
 

@@ -13,7 +13,7 @@ from zbroker.config import given_config
 from zbroker.engine import Engine
 from zbroker.server import Server
 from zbroker.storage import StoreFailed
-from zclient import Client, InvalidArgument
+from zclient import Client, InvalidArgument, NotFound
 
 
 def test_it_stops_and_starts_again_with_its_jobs(tmp_path: Path) -> None:
@@ -23,6 +23,16 @@ def test_it_stops_and_starts_again_with_its_jobs(tmp_path: Path) -> None:
     with broker, Client(broker.endpoint) as client:
         assert client.get(job.id).state == "ready"
     broker.stop()  # a second one does nothing
+
+
+def test_with_durability_memory_nothing_is_on_disk_and_nothing_survives(tmp_path: Path) -> None:
+    broker = Broker(data=tmp_path / "data", durability="memory")
+    with broker, Client(broker.endpoint) as client:
+        job = client.send("q", 1)
+        assert job.status().state == "ready"
+    with broker, Client(broker.endpoint) as client, pytest.raises(NotFound):
+        client.get(job.id)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stop_tells_what_ended_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +83,7 @@ def test_no_signal_is_written_to_a_descriptor_that_is_closed(
     closes = Server.close
     monkeypatch.setattr(Server, "close", close)
     monkeypatch.setattr(Server, "serve", lambda server: None)
-    monkeypatch.setattr("zbroker.cli.program._prepare_process", lambda: None)
+    monkeypatch.setattr("zbroker.cli.serving._prepare_process", lambda: None)
     data = str(tmp_path / "data")
     result = CliRunner().invoke(program.program, ["start", "--data", data, "--bind", "tcp://127.0.0.1:*"])
     assert (result.exit_code, seen) == (0, [-1])

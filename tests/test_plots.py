@@ -14,11 +14,12 @@ VALUES: plots.Values = {
     "zbroker, two producers": {"lifecycles/s": [60.0]},
 }
 GROWING: plots.Values = {
-    "nothing": {"lifecycles/s": [10.0]},
+    "nothing waiting": {"lifecycles/s": [10.0]},
     "5,000,000 waiting": {"lifecycles/s": [8.0]},
     "100,000 waiting": {"lifecycles/s": [9.0]},
     "1 worker": {"us a job": [20.0]},
-    "1,000 queues at one worker": {"us a job": [25.0]},
+    "1 worker, 20 in flight": {"us a job": [60.0]},
+    "1,000 queues": {"us a job": [25.0]},
     "1 queue": {"us a job": [23.0]},
 }
 
@@ -45,9 +46,9 @@ def test_runs_named_by_a_number_make_a_curve() -> None:
     assert "workers" not in by_noun, "one point is no curve"
 
 
-def test_rates_come_from_all_sections_of_latency() -> None:
-    sections = {f"latency-{rate}": section({"zbroker": {"p50 ms": [rate / 100]}}) for rate in (2000, 100)}
-    points = plots.rates({**sections, "tasks": section({})}, "zbroker", "p50 ms")
+def test_rates_come_from_their_section() -> None:
+    rates: plots.Values = {"2,000 a second": {"p50 ms": [20.0]}, "100 a second": {"p50 ms": [1.0]}}
+    points = plots.rates({"latency-rates": section(rates), "tasks": section({})}, "p50 ms")
     assert [(point.number, point.range.median) for point in points] == [(100, 1.0), (2000, 20.0)]
 
 

@@ -99,6 +99,7 @@ class Session:
         self._hello_due = False
         self._hellos = 0
         self._silence_ms = _SILENT_PROBES * limits.PROBE_INTERVAL_MS
+        self._repeated: set[int] = set()  # numbers that were sent again on this connection
         self._hello_ms = 0.0
         self._hello_not_before_ms = 0.0
         self._capacity_told = -1
@@ -141,6 +142,7 @@ class Session:
         self._hellos = 0
         self._heard_ms = now
         self._control.clear()
+        self._repeated.clear()
         self.misdirected = False
         self._hello_ms = now - self._silence_ms
         self._hello_due = not self._ended and now >= self._hello_not_before_ms
@@ -165,6 +167,7 @@ class Session:
         if not self._welcomed:
             if not self._hello_due and now - self._hello_ms >= self._silence_ms and now >= self._hello_not_before_ms:
                 self._hello_due = True
+                self._hellos = 0  # a full connection has lost the answer: the next one counts
             return
         if self.queues and now - self._heard_ms >= self._silence_ms and now - self._hello_ms >= self._silence_ms:
             self.hello()
@@ -176,6 +179,7 @@ class Session:
                 and self._heard_ms > request.last_sent_ms
                 and (request.last_sent_ms < self._overtaken_ms or now - self._answered_ms >= ASK_AGAIN_MS)
             ):
+                self._repeated.add(request.number)
                 self._queue(request)
         self._watches.say_again(now - WATCH_AGAIN_MS)
         self.readers.say_again(now - READ_AGAIN_MS)
@@ -392,7 +396,7 @@ class Session:
         self._silence_ms = _SILENT_PROBES * max(int(probe_ms), 1)
         self.refusal = self._watches.refusal = None
         self._hellos = max(self._hellos - 1, 0)
-        if self._hellos == 0 and not self._hello_due:
+        if self._hellos == 0 and not self._hello_due and not self._welcomed:
             self._welcomed = True
             self._send_again(now)
         return True
@@ -455,13 +459,14 @@ class Session:
         self._overtaken_ms = max(self._overtaken_ms, request.last_sent_ms)
         if error is None and request.is_batch:
             self._confirmed = True
-        elif isinstance(error, OutcomeUnknown):
-            error = request.unanswered(str(error))
+        elif isinstance(error, OutcomeUnknown) or (request.is_batch and number in self._repeated):
+            error = request.unanswered(str(error))  # a refusal of one copy says nothing of the other
         elif error is not None and isinstance(request, Gathered):
             # Nothing of it is stored, for the sake of one of them perhaps: each is judged by itself.
             for member in request.come_apart(alone=True):
                 self._queue(member)
             return
+        self._repeated.discard(number)
         request.finish(value, error)
 
     def _on_finished(self, finished: m.Finished, now: float) -> bool:

@@ -6,7 +6,7 @@ Its requests are in `test_requests.py`.
 import pytest
 
 from tests.client.conversation import BROKER, INCARNATION, Peer, numbers
-from zclient.errors import TooManyPeers, UnsupportedVersion, WrongBroker
+from zclient.errors import OutcomeUnknown, QueueClosed, TooManyPeers, UnsupportedVersion, WrongBroker
 from zclient.protocol import messages as m
 from zclient.protocol.codec import encode
 from zclient.requests import Request
@@ -54,6 +54,50 @@ def test_who_is_answered_with_one_hello_and_everything_unanswered() -> None:
     assert peer.said() == []
     peer.hear(m.Welcome(1, BROKER, 8, {}, []))
     assert peer.said() == before
+
+
+def test_a_hello_whose_answer_was_lost_does_not_hide_that_of_the_next_one() -> None:
+    peer = Peer()
+    put = peer.put("a")
+    peer.session.connected(peer.now)
+    assert [type(message) for message in peer.said()] == [m.Hello]
+    peer.now += 6000
+    peer.session.tick(peer.now)
+    assert [type(message) for message in peer.said()] == [m.Hello]
+    peer.hear(m.Welcome(1, BROKER, 7, {}, []))
+    assert peer.session.welcomed
+    assert numbers(peer.said()) == [(1, 1)]
+    peer.hear(m.Welcome(1, BROKER, 7, {}, []))
+    assert peer.said() == [], "the first answer came late: nothing is sent once more"
+    assert not put.done
+
+
+def test_a_refusal_of_a_batch_that_was_sent_twice_leaves_the_outcome_open() -> None:
+    peer = Peer()
+    peer.connect()
+    put = peer.put("a")
+    assert numbers(peer.said()) == [(1, 1)]
+    for _ in range(6):
+        peer.now += 1000
+        peer.hear(m.Ping())
+        peer.session.tick(peer.now)
+    assert numbers(peer.said()) == [(1, 1)]
+    peer.hear(m.Failure(1, "closed", "it is drained", {}))
+    assert isinstance(put.error, OutcomeUnknown), "the second copy may find the queue open"
+    assert put.error.ids == ("a",)
+    peer.hear(m.Ok([1]))
+    assert isinstance(put.error, OutcomeUnknown)
+
+
+def test_a_refusal_of_a_batch_that_was_sent_again_on_another_connection_is_one() -> None:
+    peer = Peer()
+    peer.connect()
+    put = peer.put("a")
+    peer.said()
+    peer.lose()
+    assert numbers(peer.connect()) == [(1, 1)]
+    peer.hear(m.Failure(1, "closed", "it is drained", {}))
+    assert isinstance(put.error, QueueClosed)
 
 
 def test_a_broker_that_is_full_is_asked_again_later() -> None:

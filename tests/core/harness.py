@@ -7,19 +7,16 @@ drops everything in memory. What the messages mean is for the tests to say.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, TypeVar
 
-from zbroker.check import check_store
-from zbroker.core import rows
+from tests.core.whole import check_whole
 from zbroker.core.core import Core
-from zbroker.core.entities import Queue, is_special
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Notice, Settings
-from zbroker.core.states import WAITING, State
+from zbroker.core.states import State
 from zbroker.storage.memory import MemoryStore
 from zclient.protocol import messages as m
 from zclient.protocol.limits import MAX_ORDER_IDS, PROTOCOL_VERSION
@@ -352,58 +349,7 @@ class Bench:
 
     def check(self) -> None:
         """The rows are whole, and what the core has in memory agrees with them and with itself."""
-        report = check_store(self.store)
-        assert report.faults == []
-        state = self.core.state
-        assert state.view.ticks == [state.tick] and not state.tick.has_rows
-        leased: dict[bytes, int] = {}
-        for fence, delivery in state.deliveries.items():
-            held = [identifier for identifier in delivery.ids if state.leased.get(identifier) is delivery]
-            assert delivery.open == len(held) > 0
-            assert delivery.peer.deliveries[fence] is delivery
-            leased.update(dict.fromkeys(held, fence))
-        assert leased.keys() == state.leased.keys()
-        for peer in state.peers.values():
-            assert peer.unsettled == sum(delivery.open for delivery in peer.deliveries.values())
-            assert peer.alone == any(delivery.alone for delivery in peer.deliveries.values())
-            for queue in peer.queues:
-                assert peer in queue.free or peer.credit <= 0 or state.draining, peer.name
-                assert ((peer in queue.free) != (queue in peer.away)) == (peer in queue.workers), peer.name
-        ready = {queue for queue in state.queues.values() if queue.counts.jobs[State.READY] and not queue.paused}
-        assert state.waiting.keys() == ready
-        for queue in state.queues.values():
-            self._check_keys(queue)
-            assert report.counts[f"{queue.name}: leased"] == sum(
-                delivery.open for delivery in state.deliveries.values() if delivery.queue is queue
-            )
-        assert all(leased_or_live(state, identifier) for identifier in state.followers)
-        assert state.fresh_bytes == sum(len(record) for record, _, _ in state.fresh.values()) >= 0
-
-    def _check_keys(self, queue: Queue) -> None:
-        """In flight of each key is what is leased, and what keeps the turn of its key while it waits."""
-        state, keys = self.core.state, queue.ring.keys
-        running: Counter[bytes] = Counter(keys.kept.values())
-        for identifier, delivery in state.leased.items():
-            if delivery.queue is queue:
-                found = state.find(identifier)
-                assert found is not None
-                running[found.place[1]] += 1
-                assert (identifier in delivery.special) == is_special(found.header)
-        assert keys.running == dict(running)
-        prefix = rows.queue_prefix(queue.name)
-        heads = {rows.split_head_key(key)[2] for key, _ in self.store.scan("heads", prefix, rows.beyond(prefix))}
-        assert heads <= keys.kept.keys()
-        for identifier, key in keys.kept.items():
-            found = state.find(identifier)
-            assert found is None or found.state is not State.SCHEDULED or identifier in heads
-            assert found is not None and found.state in WAITING and found.place[1] == key
-            assert queue.policy.key_limit == 1
-        if keys.limit:
-            assert all(jobs <= keys.limit for jobs in running.values()) or self.lowered
-
-
-def leased_or_live(state: Any, identifier: bytes) -> bool:
-    return identifier in state.leased or state.find(identifier) is not None
+        check_whole(self.core, self.store, lowered=self.lowered)
 
 
 def payloads(delivery: m.Deliver) -> list[bytes]:

@@ -258,6 +258,18 @@ def test_selections_that_cannot_be(verb: str, arguments: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("restarted", [False, True])
+def test_they_stay_until_somebody_acts_where_nobody_says_how_long(restarted: bool) -> None:
+    bench, producer = of_each_reason()
+    names = dead_ids(producer)
+    bench.advance(0, wall_ms=1_000 * 24 * HOUR)
+    if restarted:
+        restart(bench, producer)
+    bench.advance(24 * HOUR)
+    assert dead_ids(producer) == names != []
+    bench.check()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
 def test_they_are_kept_for_a_time(restarted: bool) -> None:
     bench = Bench(policy={"keep_dead_ms": HOUR})
     producer = bench.producer()

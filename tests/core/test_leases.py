@@ -28,6 +28,44 @@ def test_a_lease_runs_out_at_its_end_and_no_sooner() -> None:
     bench.check()
 
 
+def test_a_worker_whose_lease_ran_out_is_asked_who_it_is_until_it_says_so() -> None:
+    bench, worker, _ = holding("a", lease_ms=500)
+    worker.full = True
+    bench.advance(600)
+    worker.full = False
+    assert worker.take(m.Who) == [], "the first question was lost: its connection took nothing"
+    worker.capacity = 1
+    worker.send(m.Capacity(1))
+    bench.advance(3_000)
+    assert worker.take(m.Who), "it is asked again"
+    worker.hello()
+    assert worker.ids() == ["a"]
+    bench.check()
+
+
+def test_what_never_arrived_burns_nothing_although_its_lease_is_over_meanwhile() -> None:
+    bench = Bench(policy={"lease_ms": 300})
+    worker = bench.worker("w", "q", capacity=5)
+    producer = bench.producer()
+    worker.full = True
+    number = producer.next_number()
+    put = m.Put(number, number, [m.Group("q", {}, [b"unsent"], [b"p"])])
+    bench.turn([(producer.route, put)])
+    bench.now += 400
+    bench.wall += 400
+    bench.turn()
+    assert producer.ask("show", id=b"unsent")["losses"] == 0
+
+    worker.full = False
+    bench.advance(150)
+    assert worker.ids() == ["unsent"]
+    bench.now += 400
+    bench.wall += 400
+    worker.connect()
+    assert producer.ask("show", id=b"unsent")["losses"] == 0
+    bench.check()
+
+
 def test_it_burns_an_attempt_and_is_a_loss_and_the_cause_is_kept() -> None:
     bench, worker, _ = holding("a")
     bench.advance(30_000)

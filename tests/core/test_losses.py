@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.core.harness import Bench, Peer
+from zbroker import limits
 from zclient.protocol import messages as m
 
 
@@ -252,4 +253,21 @@ def test_suspects_of_one_key_do_not_wait_for_each_other(restarted: bool) -> None
         assert identifier == expected, "one at a time, in order"
         worker.ack(fence, identifier)
     assert bench.counts("q") == {}
+    bench.check()
+
+
+def test_a_suspect_behind_many_that_their_key_holds_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STEP_ROWS", 3)
+    bench = Bench()
+    bench.lowered = True
+    producer, first = bench.producer(), bench.worker("first", "q", capacity=20)
+    producer.put("q", *(f"a{n}" for n in range(10)), key="a")
+    producer.put("q", "b", key="b")
+    assert len(first.jobs()) == 11
+    producer.order("set", queue="q", options={"key_limit": 2})
+    crash_worker(bench, first)
+    workers = [bench.worker(f"w{n}", "q") for n in range(3)]
+    for _ in range(5):
+        bench.turn()
+    assert [worker.ids() for worker in workers] == [["a0"], ["a1"], ["b"]]
     bench.check()

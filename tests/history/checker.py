@@ -38,7 +38,7 @@ TOLD_STORIES = 5
 """Stories in a report."""
 
 KEPT_FAULTS = 100
-"""Faults that a part keeps; the others are only counted."""
+"""Faults that a part keeps, unless said; the others are only counted."""
 
 ROW_EVENTS = 1000
 """Events of lanes that are read at once."""
@@ -73,7 +73,9 @@ class Report(NamedTuple):
         return told + self.stories
 
 
-def check(folder: Path, *, part_bytes: int = PART_BYTES, processes: int | None = None) -> Report:
+def check(
+    folder: Path, *, part_bytes: int = PART_BYTES, processes: int | None = None, kept_faults: int = KEPT_FAULTS
+) -> Report:
     """Judge the history in a folder. Raises `BadHistory`. Needs free disk for another copy of it."""
     paths = files_of(folder)
     if not paths:
@@ -83,7 +85,7 @@ def check(folder: Path, *, part_bytes: int = PART_BYTES, processes: int | None =
     parts = min(max(size // part_bytes, 1), MAX_PARTS)
     processes = processes or min(os.cpu_count() or 1, parts)
     with TemporaryDirectory(prefix="history-", dir=folder) as work:
-        hands = _Hands(Path(work), world, parts)
+        hands = _Hands(Path(work), world, parts, kept_faults)
         with _Pool(processes) as pool:
             dealt = list(pool.map(hands.deal, [(n, share) for n, share in enumerate(_shares(paths, processes))]))
             for told in dealt:
@@ -91,7 +93,7 @@ def check(folder: Path, *, part_bytes: int = PART_BYTES, processes: int | None =
                     world.add(*harm)
             world.close()
             judged = list(pool.map(hands.judge, range(parts)))
-        report = _sum(dealt, judged)
+        report = _sum(dealt, judged, kept_faults)
         _order(hands, report, world)
     return report._replace(peak_mib=max(peak_mib(), *(part.peak_mib for part in judged)))
 
@@ -150,10 +152,11 @@ class _Judged(NamedTuple):
 class _Hands:
     """What each process does. It is small: it travels with each piece of work."""
 
-    def __init__(self, folder: Path, world: World, parts: int) -> None:
+    def __init__(self, folder: Path, world: World, parts: int, kept_faults: int) -> None:
         self.folder = folder
         self.world = world
         self.parts = parts
+        self.kept_faults = kept_faults
 
     def deal(self, work: tuple[int, list[tuple[int, Path]]]) -> _Dealt:
         """Deal the records of some files into the parts."""
@@ -206,7 +209,7 @@ class _Hands:
             faults = list(faults_of(told, self.world))
             if faults:
                 judged.named.update(fault.name for fault in faults)
-                if len(judged.faults) < KEPT_FAULTS:
+                if len(judged.faults) < self.kept_faults:
                     judged.faults.extend(faults)
                 if len(judged.stories) < TOLD_STORIES:
                     judged.stories.append(story(told, records, self.world))
@@ -275,7 +278,7 @@ def peak_mib() -> int:
     return int(line.split()[1]) >> 10
 
 
-def _sum(dealt: list[_Dealt], judged: list[_Judged]) -> Report:
+def _sum(dealt: list[_Dealt], judged: list[_Judged], kept_faults: int) -> Report:
     report = Report(Counter(), [], Counter(), [])
     report.counts["records"] = sum(told.records for told in dealt)
     for part in judged:
@@ -284,7 +287,7 @@ def _sum(dealt: list[_Dealt], judged: list[_Judged]) -> Report:
         report.named.update(part.named)
         report.stories.extend(part.stories)
     report.counts["torn"] = sum(told.torn for told in dealt)
-    del report.faults[KEPT_FAULTS:], report.stories[TOLD_STORIES:]
+    del report.faults[kept_faults:], report.stories[TOLD_STORIES:]
     return report
 
 
@@ -295,6 +298,6 @@ def _order(hands: _Hands, report: Report, world: World) -> None:
         fault = order.take(event)
         if fault is not None:
             report.named[fault.name] += 1
-            if len(report.faults) < KEPT_FAULTS:
+            if len(report.faults) < hands.kept_faults:
                 report.faults.append(fault)
     report.counts["ordered"] = order.asked

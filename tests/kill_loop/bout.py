@@ -91,6 +91,7 @@ class Came(NamedTuple):
 class Bout:
     """Its processes, what is done to them, and how many effects were seen."""
 
+    window = WINDOW
     further = FURTHER
     pause_s = math.inf
     """The longest that two harms are apart, in seconds."""
@@ -185,7 +186,7 @@ class Bout:
         harms = self.harms.counts.copy()
         self.broker.abandon()
         self._recorder.close()
-        report = check(self.folder)
+        report = self.judge()
         told = [] if report.is_clean else report.lines()
         for state in OVER:
             if counts[state] != report.counts[state]:
@@ -193,6 +194,10 @@ class Bout:
         if told:
             raise Failed("\n".join(told))
         return Came(harms, report, time.monotonic() - began)
+
+    def judge(self) -> Report:
+        """What came of it, from the histories of all."""
+        return check(self.folder)
 
     @property
     def harmed_s(self) -> float:
@@ -305,7 +310,7 @@ class Bout:
         if always or self._seen - self._granted >= 50:
             self._granted = self._seen
             for producer in self.producers:
-                producer.say(str((self._granted + WINDOW) // len(self.producers)))
+                producer.say(str((self._granted + self.window) // len(self.producers)))
 
     # ---- the end
 

@@ -18,8 +18,7 @@ from typing import Any
 
 from tests.history import records as r
 from tests.history.records import Recorder
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.system.processes import ROOT, last_words
 
 Facts = Callable[[str], dict[str, Any]]
 """The arguments of a program, for the process of this name."""
@@ -109,7 +108,7 @@ class Place(ABC):
 
     def last_words(self) -> str:
         """The end of its log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        return last_words(self._log)
 
     def _note(self, what: str) -> None:
         self._harms.note(self.who, what)
@@ -143,7 +142,8 @@ class Broker(Place):
     ) -> None:
         super().__init__("broker", log, harms)
         self.endpoint = bind
-        self._data = data
+        self.data = data
+        """The directory that the next one opens."""
         self._options = [*options, *(["--bind", control] if control else [])]
         self._enter = enter
         self._control = control
@@ -154,7 +154,7 @@ class Broker(Place):
 
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
         command = [*self._enter, sys.executable, "-m", "zbroker", "start"]
-        command += ["--data", str(self._data), "--bind", self.endpoint]
+        command += ["--data", str(self.data), "--bind", self.endpoint]
         first = self.endpoint.endswith("*")
         process = subprocess.Popen(
             [*command, *self._options],

@@ -66,7 +66,7 @@ def main() -> int:
     mutants = chosen(arguments.names)
     if arguments.list:
         for mutant in mutants:
-            print(f"| {mutant.name} | {mutant.breaks} | `{mutant.caught_by[0].rpartition('::')[2]}` |")
+            print(mutant.row)
         return 0
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="zbroker-mutants-") as folder:

@@ -11,6 +11,7 @@ MUTANTS = (
         "        delivery = state.deliveries.get(settlement.fence) or state.leased.get(settlement.ids[0])\n"
         "        if delivery is None:\n",
         ("tests/core/test_settle.py::test_a_settlement_of_a_lost_lease_is_refused_while_others_of_it_count",),
+        by_seeds=True,
     ),
     Mutant(
         "an ack after the lease is lost",
@@ -75,6 +76,7 @@ MUTANTS = (
         "    delivery.deadline = min(max(before, state.now + duration_ms), delivery.limit)\n",
         "    delivery.deadline = min(max(before, state.now + duration_ms - 1), delivery.limit)\n",
         ("tests/core/test_leases.py::test_extend_is_at_least_that_long_from_now",),
+        by_seeds=True,
     ),
     Mutant(
         "first lease off by one",
@@ -99,6 +101,7 @@ MUTANTS = (
         "    delivery.deadline = min(max(before, state.now + duration_ms), delivery.limit)\n",
         "    delivery.deadline = before\n",
         ("tests/core/test_leases.py::test_renewal_lets_it_run_anew_for_as_long_as_the_worker_likes",),
+        by_seeds=True,
     ),
     Mutant(
         "max_run begins anew with a restart",
@@ -115,6 +118,7 @@ MUTANTS = (
         "        self._shift += gap_ms\n        self.state.now -= gap_ms\n",
         "",
         ("tests/core/test_leases.py::test_a_stall_of_the_broker_moves_the_deadlines",),
+        by_seeds=True,
     ),
     Mutant(
         "expired before it is read",
@@ -131,6 +135,7 @@ MUTANTS = (
         "        peer.grace_until = state.now + state.settings.return_ms\n",
         "        peer.grace_until = None\n",
         ("tests/core/test_liveness.py::test_workers_that_do_not_return_lose_their_jobs_but_no_attempt",),
+        by_seeds=True,
     ),
     Mutant(
         "a restart burns attempts",
@@ -155,6 +160,7 @@ MUTANTS = (
         "    if missed:\n",
         "    if missed and not named:\n",
         ("tests/core/test_liveness.py::test_a_worker_that_comes_back_in_time_keeps_what_it_names",),
+        by_seeds=True,
     ),
     Mutant(
         "the older connection lives on",
@@ -165,12 +171,22 @@ MUTANTS = (
         ("tests/core/test_liveness.py::test_the_newer_connection_voids_the_older_and_what_still_arrives_from_it",),
     ),
     Mutant(
+        "WHO is asked once",
+        "a worker that did not hear it after its lease ran out gets nothing any more",
+        "zbroker/core/timers.py",
+        "Who() if peer.wedged else Ping()",
+        "Ping()",
+        ("tests/core/test_leases.py::test_a_worker_whose_lease_ran_out_is_asked_who_it_is_until_it_says_so",),
+        by_seeds=True,
+    ),
+    Mutant(
         "undelivered forgotten",
         "a delivery that found a full connection is not taken back",
         "zbroker/core/core.py",
-        "        if delivery is not None:\n            self.state.work(",
-        "        if delivery is not None and not delivery.peer.route:\n            self.state.work(",
+        "        if delivery is not None:\n            delivery.deadline",
+        "        if delivery is not None and not delivery.peer.route:\n            delivery.deadline",
         ("tests/core/test_delivery.py::test_what_a_full_connection_refuses_goes_to_others_and_burns_nothing",),
+        by_seeds=True,
     ),
     Mutant(
         "credit leak",
@@ -179,6 +195,7 @@ MUTANTS = (
         "    peer.unsettled -= jobs\n",
         "    peer.unsettled -= jobs - (jobs > 1)\n",
         ("tests/core/test_delivery.py::test_credit_bounds_what_is_delivered_and_returns_with_settlements",),
+        by_seeds=True,
     ),
     Mutant(
         "capacity ignored",
@@ -206,6 +223,7 @@ MUTANTS = (
         "        left = self.running[key] - jobs\n",
         "        left = self.running[key] - jobs + (jobs > 1)\n",
         ("tests/core/test_groups.py::test_jobs_without_a_key_that_end_at_once_make_room_for_as_many",),
+        by_seeds=True,
     ),
     Mutant(
         "one more in flight",
@@ -233,6 +251,7 @@ MUTANTS = (
         "    if change.sequence < queue.floor or not change.sequence:\n",
         "    if True:\n",
         ("tests/core/test_keys.py::test_a_job_that_comes_again_keeps_its_place",),
+        by_seeds=True,
     ),
     Mutant(
         "returned jobs last",

@@ -12,6 +12,7 @@ MUTANTS = (
         "        peer.producer = load_producer(state, peer.incarnation, message.resend_below)\n",
         "    peer.producer = Producer()\n",
         ("tests/core/test_put.py::test_a_number_is_applied_once_over_a_restart_even_with_other_jobs_in_it",),
+        by_seeds=True,
     ),
     Mutant(
         "batch numbers not written",
@@ -20,6 +21,7 @@ MUTANTS = (
         '            state.tick.rows["producers"][peer.incarnation] = value\n',
         '            state.tick.rows["producers"][peer.incarnation + b"?"] = value\n',
         ("tests/core/test_put.py::test_a_number_is_applied_once_over_a_restart_even_with_other_jobs_in_it",),
+        by_seeds=True,
     ),
     Mutant(
         "low forgets one number too many",
@@ -196,6 +198,7 @@ MUTANTS = (
         "        if change.pending > 1:\n",
         "        if change.pending > 2:\n",
         ("tests/core/test_dependencies.py::test_a_child_is_blocked_until_all_its_parents_are_done",),
+        by_seeds=True,
     ),
     Mutant(
         "released although a parent is dead",
@@ -212,6 +215,7 @@ MUTANTS = (
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends))\n',
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends)[1:])\n',
         ("tests/core/test_dependencies.py::test_ten_thousand_children_are_released_in_turns_over_a_crash",),
+        by_seeds=True,
     ),
     Mutant(
         "a callback comes twice",

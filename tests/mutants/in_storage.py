@@ -13,6 +13,7 @@ MUTANTS = (
             "tests/crashpoints/test_steps.py::test_a_broker_that_dies_at_a_step_loses_and_invents_nothing",
             "tests/crashpoints/test_disk_errors.py::test_nothing_is_confirmed_after_a_failed_sync",
         ),
+        by_seeds=True,
     ),
     Mutant(
         "send before the commit",
@@ -147,6 +148,7 @@ MUTANTS = (
         '    state.epoch = int.from_bytes(view.get("meta", rows.META_EPOCH) or b"", "big") + 1\n',
         '    state.epoch = int.from_bytes(view.get("meta", rows.META_EPOCH) or b"", "big") or 1\n',
         ("tests/core/test_liveness.py::test_fences_grow_over_restarts_and_a_lost_commits_fence_never_left",),
+        by_seeds=True,
     ),
     Mutant(
         "lose a timer at a start",
@@ -155,6 +157,7 @@ MUTANTS = (
         '    state.timers_from = first[0] if first is not None else b"\\xff"\n',
         '    state.timers_from = first[0] + b"\\0" if first is not None else b"\\xff"\n',
         ("tests/core/test_timers.py::test_what_fell_due_while_the_broker_was_down_is_due_now",),
+        by_seeds=True,
     ),
     Mutant(
         "a purge floor is forgotten at a start",
@@ -223,6 +226,7 @@ MUTANTS = (
         (
             "tests/core/test_retry.py::test_a_job_that_waits_for_its_backoff_is_not_met_in_its_old_place_after_a_restart",
         ),
+        by_seeds=True,
     ),
     Mutant(
         "an old place counts",

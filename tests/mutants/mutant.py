@@ -22,14 +22,29 @@ class Mutant(NamedTuple):
     instead: str
     caught_by: tuple[str, ...]  # tests by their ids of pytest, quickest first; one is enough
     places: int = 1
+    by_seeds: bool = False  # the simulation finds it too: `make simulate-plants` says with which seed
 
-    def source(self, root: Path) -> str:
+    @property
+    def row(self) -> str:
+        """How `docs/testing.md` tells it."""
+        test = self.caught_by[0].rpartition("::")[2]
+        return f"| {self.name} | {self.breaks} | `{test}`{', seeds' if self.by_seeds else ''} |"
+
+    @property
+    def module(self) -> str:
+        """The file as it is imported."""
+        return self.file.removesuffix(".py").replace("/", ".")
+
+    def edited(self, sound: str) -> str:
         """The file's text with the bug in it. ValueError if the text does not stand there as often as it says."""
-        sound = (root / self.file).read_text(encoding="utf-8")
         found = sound.count(self.text)
         if found != self.places:
             raise ValueError(f"{self.name}: {self.file} has {found} times, and not {self.places}: {self.text!r}")
         return sound.replace(self.text, self.instead)
+
+    def source(self, root: Path) -> str:
+        """The same of the file below ``root``."""
+        return self.edited((root / self.file).read_text(encoding="utf-8"))
 
     @contextmanager
     def planted(self, root: Path) -> Iterator[None]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.soak.load import POLICIES, QUEUES, TOPIC
 from tests.soak.trend import Bound, Trend, trend
-from tests.system.processes import ROOT, BrokerProcess, eventually
+from tests.system.processes import ROOT, BrokerProcess, eventually, last_words, rss_bytes
 from zbroker.check import check_directory
 from zclient import Client
 
@@ -28,7 +28,7 @@ BOUNDS = {
     "memory": Bound(10, 0.05, "MiB"),
     "broker's memory": Bound(24, 0.1, "MiB"),
     "descriptors": Bound(4, 0, "open"),
-    "threads": Bound(2, 0, "threads"),
+    "threads": Bound(6, 0, "threads"),
     "disk": Bound(48, 0.1, "MiB"),
     "waiting": Bound(300, 0.5, "jobs"),
     "latency": Bound(10, 0.5, "ms"),
@@ -36,7 +36,8 @@ BOUNDS = {
 }
 """How much each may grow over a run. The broker has a store whose buffers and cache fill up, and whose files
 grow to their size and are merged; a queue is as long as chance has it; the time of calls is that of a machine that has
-other things to do. Files of the store are counted as disk, not as descriptors."""
+other things to do; a worker begins its threads, six in the load, when they are first needed. Files of the store are
+counted as disk, not as descriptors."""
 
 PRELUDE_BYTES = 2000
 """The payload of each job of the prelude: it stays in the buffers."""
@@ -92,14 +93,14 @@ class Load:
 
     def check(self) -> None:
         if self.process.poll() is not None:
-            raise Fault(f"{self.name} ended by itself, with {self.process.returncode}:\n{self._last_words()}")
+            raise Fault(f"{self.name} ended by itself, with {self.process.returncode}:\n{last_words(self._log)}")
 
     def finish(self) -> None:
         """It ends in peace."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         if self.process.wait(DRAIN_S):
-            raise Fault(f"{self.name} ended with {self.process.returncode}:\n{self._last_words()}")
+            raise Fault(f"{self.name} ended with {self.process.returncode}:\n{last_words(self._log)}")
 
     def end(self) -> None:
         """Whatever its state."""
@@ -109,9 +110,6 @@ class Load:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-
-    def _last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
 
 class Soak:
@@ -259,9 +257,3 @@ def descriptors(pid: int, data: Path) -> int:
         except FileNotFoundError:
             continue  # It was closed meanwhile.
     return count
-
-
-def rss_bytes(pid: int) -> int:
-    """The memory that a process has in use."""
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024

@@ -47,6 +47,19 @@ def free_endpoint() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
+def rss_bytes(pid: int) -> int:
+    """The memory that a process has in use now."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise Missing(f"process {pid} has no memory")
+
+
+def last_words(log: Path) -> str:
+    """The end of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
 class Events:
     """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``."""
 
@@ -201,10 +214,7 @@ class Child:
 
     def rss_bytes(self) -> int:
         """The memory that it has in use now."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise Missing(f"process {self.pid} has no memory")
+        return rss_bytes(self.pid)
 
     def story(self) -> str:
         """What it wrote, for a report: the log's end, and the last events."""

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from tests.system.processes import eventually
 from tests.system.system import System
 
@@ -15,8 +17,10 @@ def test_a_job_is_published_consumed_and_answered(system: System) -> None:
     assert job.status().state == "done"
 
 
-def test_each_job_is_confirmed_when_it_is_on_disk(system: System) -> None:
-    broker = system.broker()
+@pytest.mark.parametrize("store", ["rocksdb", "sqlite"])
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_each_job_is_confirmed_when_it_is_on_disk(system: System, durability: str, store: str) -> None:
+    broker = system.broker(durability=durability, store=store)
     client = system.client(broker.endpoint)
     jobs = [client.send("q", n) for n in range(20)]
     broker.kill()  # nothing that was confirmed may be in memory only

@@ -29,7 +29,7 @@ from zbroker.core import (
     tails,
     timers,
 )
-from zbroker.core.entities import Peer
+from zbroker.core.entities import NEVER, Peer
 from zbroker.core.publish import publish
 from zbroker.core.put import put
 from zbroker.core.refusal import Refusal
@@ -270,6 +270,7 @@ class Core:
         """A delivery could not be sent: its jobs return, no attempt burnt."""
         delivery = self.state.deliveries.get(fence)
         if delivery is not None:
+            delivery.deadline = NEVER  # it is not for its lease to run out first
             self.state.work(leave.give_back_all(self.state, delivery.peer, [delivery], set()))
 
     def malformed(self, route: bytes, number: int | None, reason: str) -> None:

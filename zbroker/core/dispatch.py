@@ -9,7 +9,6 @@ may have in flight; priority, the turns of keys, and what a key may do (``lanes.
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
-from itertools import islice
 
 from zbroker import limits
 from zbroker.core import leave, rows, streams, unique, waiting
@@ -369,9 +368,13 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
 
 
 def _next_suspect(state: State, queue: Queue) -> Taken | None:
-    """The next suspect that its key lets go, out of the first few; None if there is none."""
+    """The next suspect that its key lets go, out of the next few; None if there is none among them. A turn looks at so
+    many, and the next one goes on behind them, until it was through with all."""
     keys = queue.ring.keys
-    for entry in list(islice(queue.suspects, limits.STEP_ROWS)):
+    start = queue.suspects.bisect_right(queue.passed) if queue.passed is not None else 0
+    looked_at = list(queue.suspects.islice(start, start + limits.STEP_ROWS))
+    queue.passed = None
+    for entry in looked_at:
         _, sequence, identifier = entry
         ((_, record, change),) = state.read([identifier])
         if record is None or not state.is_ready(queue, identifier, record, change, sequence):
@@ -393,6 +396,9 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
         queue.suspects.discard(entry)
         state.tick.take_ready(rows.lane_prefix(queue.name, *place) + rows.number8(sequence) + rows.RETURNED)
         return identifier, record, header, change, sequence
+    if looked_at and queue.suspects.bisect_right(looked_at[-1]) < len(queue.suspects):
+        queue.passed = looked_at[-1]
+        state.hot[queue] = None
     return None
 
 

@@ -153,6 +153,7 @@ class Queue:
         "name",
         "next_sequence",
         "options",
+        "passed",
         "paused",
         "policy",
         "rate",
@@ -178,6 +179,7 @@ class Queue:
         self.workers: dict[Peer, None] = {}
         self.free: dict[Peer, None] = {}  # workers in the order of their turns; all that have credit are among them
         self.suspects = ring.aside  # (rank, sequence, id) of ready jobs that lost a worker before
+        self.passed: tuple[int, int, bytes] | None = None  # those up to here were looked at, and their keys hold them
         self.rate: Rate | None = None
         self.used_until = 0.0  # lease clock: until when the rate is used up
         self.wake_at = NEVER  # lease clock: when it is to be looked at again, because of a rate

@@ -5,7 +5,7 @@ from typing import Any
 
 from zbroker import limits
 from zbroker.core import history, leave, rows, streams, tails
-from zbroker.core.entities import Peer, Producer, Queue
+from zbroker.core.entities import NEVER, Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
 from zclient.protocol import limits as wire
@@ -133,8 +133,11 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
                 streams.told_again(state, delivery)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.
     missed = [delivery for delivery in peer.deliveries.values() if delivery.route != peer.route]
+    renewed = {fence for fence, _, _ in message.held} if missed else set()
     for delivery in missed:
         delivery.route = peer.route
+        if delivery.fence not in renewed:
+            delivery.deadline = NEVER  # it never arrived: it is not for its lease to run out first
     if missed:
         state.work(leave.give_back_all(state, peer, missed, named))
     return lost

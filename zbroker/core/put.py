@@ -329,7 +329,7 @@ def _store_alike(
     first = 0 if plan.due_ms or after else queue.sequences(len(ids))
     sequences = range(first, first + len(ids)) if first else (0,) * len(ids)
     records = [
-        b"%b%b%b" % (prefix, sequence.to_bytes(8, "big"), payload) for sequence, payload in zip(sequences, payloads)
+        b"".join((prefix, sequence.to_bytes(8, "big"), payload)) for sequence, payload in zip(sequences, payloads)
     ]
     stored = sum(map(len, records))
     jobs.update(zip(ids, records, strict=True))

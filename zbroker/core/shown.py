@@ -3,7 +3,7 @@
 from typing import Any
 
 from zbroker.core import history
-from zbroker.core.entities import NOTHING, Found
+from zbroker.core.entities import NEVER, NOTHING, Found
 from zbroker.core.policy import Options, attempts_allowed
 from zbroker.core.rows import Change
 from zbroker.core.state import State
@@ -54,7 +54,7 @@ def live(state: State, found: Found) -> Row:
         row["worker"] = delivery.peer.name
         row["fence"] = delivery.fence
         row["started_at"] = delivery.started_ms
-        row["lease_ms"] = max(0, delivery.deadline - state.now)
+        row["lease_ms"] = max(0, delivery.deadline - state.now) if delivery.deadline < NEVER else 0
     if found.state is JobState.SCHEDULED:
         row["due_at"] = change.due_ms
     if found.state is JobState.DEAD:

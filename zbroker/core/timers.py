@@ -128,6 +128,7 @@ def _expire_lease(state: State, delivery: Delivery) -> int:
     state.send(peer, Lost([(delivery.fence, ids)], kind))
     if kind == "lease expired" and not peer.wedged:
         peer.wedged = True  # what it is sent now may wait as long: first let it say that it is there
+        peer.probe_at = state.now + state.settings.probe_ms
         state.send(peer, Who())
     state.notice("warning", kind, worker=peer.name, queue=queue.name, jobs=len(ids))
     if len(ids) > limits.STEP_ROWS:
@@ -170,7 +171,7 @@ def watch_peers(state: State) -> None:
             if peer.probe_at <= state.now:
                 works = peer.queues or peer.deliveries or peer.streams
                 peer.probe_at = state.now + (state.settings.probe_ms if works else state.settings.client_probe_ms)
-                state.send(peer, Ping())
+                state.send(peer, Who() if peer.wedged else Ping())  # the first WHO may have been lost
             soonest = min(soonest, peer.probe_at)
     state.next_watch = max(soonest, state.now + limits.WATCH_MS)  # so that the probes of many peers fall together
 
