@@ -6,7 +6,7 @@ import pytest
 
 from tests.kill_loop.loop import run_bouts
 
-STORES = {"rocksdb": 15, "sqlite": 10}
+STORES = {"rocksdb": 10, "sqlite": 6}
 """How many kills for each store."""
 
 
