@@ -30,7 +30,7 @@ FOUND = {
     46: "a peer whose first WELCOME was lost on a full connection said HELLO for ever, and its leases never ended",
     144: "a batch was refused, its second copy on the same connection stored, and its producer told of the first alone",
 }
-"""Seeds that find a bug that was there, and what it was. `plants.py` has each of them still."""
+"""Seeds that find a bug that was there, and what it was. Each is among the mutants still."""
 
 SURE = ("confirm before sync", "lease off by one", "credit leak", "epoch not raised")
 """Plants that the first seeds find, whatever changes elsewhere."""
