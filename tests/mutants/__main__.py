@@ -25,11 +25,12 @@ T = TypeVar("T")
 
 
 def chosen(names: str) -> list[Mutant]:
-    """The mutants whose names have one of these texts in them, which commas separate; all without a text."""
+    """The mutants whose names have one of these texts in them, which commas separate; all without a text. ValueError
+    for a text that none has."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [text for text in wanted if not any(text in mutant.name for mutant in MUTANTS)]
     if unknown:
-        raise SystemExit(f"no mutant is called {', '.join(unknown)}; --list names them")
+        raise ValueError(f"no mutant is called {', '.join(unknown)}; --list names them")
     return [mutant for mutant in MUTANTS if not wanted or any(text in mutant.name for text in wanted)]
 
 
@@ -63,7 +64,10 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=min(2, os.cpu_count() or 1), help="trials at once")
     parser.add_argument("--list", action="store_true", help="print them as docs/testing.md has them, and end")
     arguments = parser.parse_args()
-    mutants = chosen(arguments.names)
+    try:
+        mutants = chosen(arguments.names)
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.list:
         for mutant in mutants:
             print(mutant.row)
