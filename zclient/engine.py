@@ -124,11 +124,14 @@ class Engine:
                     if not self.outbox.entries:
                         self._at_gate(self._bored, BORED_S)
                     if not self.outbox.entries:
+                        self._attendant = None  # with the lock: whoever comes next begins another one
                         return
         except ClosedError:
             return  # each of its jobs was told so
-        finally:
-            self._attendant = None
+        except BaseException:
+            with self._lock:
+                self._attendant = None
+            raise
 
     def nudge(self) -> None:
         """Let what was asked for without the lock leave, unless somebody is about to take a turn anyhow."""

@@ -2,11 +2,22 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.system.processes import BrokerProcess, free_endpoint
-from zclient import AnswerTimeout, AsyncClient, BrokerUnreachable, Client, DuplicateId, InvalidArgument
+from zclient import (
+    AnswerTimeout,
+    AsyncClient,
+    BrokerUnreachable,
+    Client,
+    DuplicateId,
+    InvalidArgument,
+    UnconfirmedJob,
+    engine,
+)
 from zworker import Consumer
 
 JOBS = 3000
@@ -92,6 +103,58 @@ def test_many_threads_share_it_and_its_thread_ends_with_the_work(broker: BrokerP
             thread.join(10)
             assert not thread.is_alive()
         client.send_nowait("shared", "once more").wait()
+
+
+class LockThatTells:
+    """A lock of an engine; who leaves a ``with`` of it calls ``left`` first thing afterwards."""
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._left = left
+        self.acquire, self.release, self.locked = self._lock.acquire, self._lock.release, self._lock.locked
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+        self._left()
+
+
+def test_what_comes_while_the_thread_ends_is_sent_as_well(
+    broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the thread saw that nothing is left, and before the thread is gone."""
+    monkeypatch.setattr(engine, "BORED_S", 0.0)
+    late: list[UnconfirmedJob] = []
+    bored: list[bool] = []
+    attendants: list[threading.Thread | None] = []
+    came = threading.Event()
+
+    def left() -> None:
+        if threading.current_thread().name == "zclient-outbox" and bored and not late:
+            bored.clear()
+            late.append(client.send_nowait("late", 2))
+            attendants.extend((threading.current_thread(), client._engine()._attendant))
+            came.set()
+
+    def at_gate(self: engine.Engine, waiter: Any, seconds: float) -> None:
+        wait(self, waiter, seconds)
+        if waiter is self._bored:
+            bored.append(True)
+
+    wait = engine.Engine._at_gate
+    monkeypatch.setattr(engine.Engine, "_at_gate", at_gate)
+    with Client(broker.endpoint) as client:
+        lock: Any = LockThatTells(left)
+        monkeypatch.setattr(client._engine(), "_lock", lock)
+        monkeypatch.setattr(client._engine(), "_idle", threading.Condition(lock))
+        first = client.send_nowait("late", 1)
+        assert came.wait(10) and first.done
+        ended, follower = attendants
+        assert follower is not None and follower is not ended
+        follower.join(10)
+        assert late[0].done
 
 
 def test_a_broker_that_is_killed_and_started_again_has_each_once(own_broker: BrokerProcess) -> None:
