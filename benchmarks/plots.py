@@ -120,6 +120,16 @@ def _bars(axes: Any, rows: Sequence[Range], title: str, unit: str) -> None:
     axes.grid(axis="x")
 
 
+def _row_by_row(axes: Any, rows: int, title: str, unit: str) -> None:
+    """How a picture of so many rows below each other is framed."""
+    axes.set_ylim(-0.7, rows - 0.3)
+    axes.set_title(title)
+    axes.set_xlabel(unit)
+    _plain_numbers(axes.xaxis)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
 def _points(axes: Any, rows: Sequence[Range], title: str, unit: str, *, best: str) -> None:
     """One point a system on a logarithmic scale, the best above, with what zbroker is to it."""
     rows = sorted(rows, key=lambda row: row.median, reverse=best == "least")
@@ -134,12 +144,7 @@ def _points(axes: Any, rows: Sequence[Range], title: str, unit: str, *, best: st
     _embolden(axes)
     axes.set_xscale("log")
     axes.set_xlim(min(row.low for row in rows) / 1.6, max(row.high for row in rows) * 2.2)
-    axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_title(title)
-    axes.set_xlabel(unit)
-    _plain_numbers(axes.xaxis)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+    _row_by_row(axes, len(rows), title, unit)
 
 
 def _dumbbells(axes: Any, rows: Sequence[tuple[str, Range, Range]], title: str, unit: str) -> None:
@@ -157,12 +162,7 @@ def _dumbbells(axes: Any, rows: Sequence[tuple[str, Range, Range]], title: str, 
     axes.set_xscale("log")
     every = [one.median for _, ours, theirs in rows for one in (ours, theirs)]
     axes.set_xlim(min(every) / 1.5, max(every) * 2.2)
-    axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_title(title)
-    axes.set_xlabel(unit)
-    _plain_numbers(axes.xaxis)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+    _row_by_row(axes, len(rows), title, unit)
 
 
 def _curve(axes: Any, points: Sequence[Point], title: str, below: str) -> None:

@@ -5,11 +5,10 @@ over, and keeps the failures that nobody was told. It waits for nothing itself: 
 owner runs while there is something in it. All of it is called with the owner's lock held.
 """
 
-from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zclient.errors import ProtocolFault, Refused, ZError
+from zclient.errors import AnswerTimeout, ProtocolFault, Refused, ZError
 from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import Session
@@ -28,7 +27,7 @@ MAX_FAILURES = 1000
 class Entry:
     """A job on its way. ``request`` is None while it waits for another try."""
 
-    __slots__ = ("again_ms", "done", "error", "existing", "group", "outbox", "request", "session", "until_ms")
+    __slots__ = ("again_ms", "done", "error", "existing", "group", "outbox", "request", "session", "told", "until_ms")
 
     def __init__(self, outbox: "Outbox", session: Session, group: Group, until_ms: float) -> None:
         self.outbox = outbox
@@ -39,6 +38,7 @@ class Entry:
         self.request: Request | None = None
         self.done = False
         self.error: ZError | None = None
+        self.told = False  # whoever sent it knows of its failure
         self.existing: bytes | None = None  # the job that has its unique text, if that one stands in its place
 
     @property
@@ -77,7 +77,7 @@ class Outbox:
         self.size = 0  # payload bytes of them
         self._looks: list[tuple[float, int, Entry]] = []  # a heap: when to look at which
         self._looked = 0
-        self._failed: deque[Entry] = deque()
+        self._failed: list[Entry] = []
         self._more_failed = 0
 
     @property
@@ -113,20 +113,15 @@ class Outbox:
         else:
             self._more_failed += 1
 
-    def told(self, entry: Entry) -> None:
-        """Whoever sent it knows of its failure by now."""
-        if entry.error is not None and entry in self._failed:
-            self._failed.remove(entry)
-
     def raise_failure(self) -> None:
         """Raise the first failure that nobody was told, and forget the others; the error says how many they were."""
-        if not self._failed:
+        errors = [entry.error for entry in self._failed if entry.error is not None and not entry.told]
+        others = len(errors) - 1 + self._more_failed
+        self._failed.clear()
+        self._more_failed = 0
+        if not errors:
             return
-        failed, self._failed = self._failed, deque()
-        others, self._more_failed = len(failed) - 1 + self._more_failed, 0
-        error = failed[0].error
-        if error is None:
-            raise AssertionError("a failure without an error")
+        error = errors[0]
         if others:
             error.add_note(f"{others} other jobs of send_nowait failed as well")
         raise error.with_traceback(None)
@@ -155,15 +150,17 @@ class Outbox:
             now = yield self._any(until_ms)
         return self.add(session, group, now, max(until_ms - now, 0.0))
 
-    def emptying(self, session: Session, now: float, timeout_ms: float) -> Procedure[bool]:
-        """Wait until all that is in it now is done; whether that came in time."""
+    def emptying(self, session: Session, now: float, timeout_ms: float) -> Procedure[None]:
+        """Wait until all that is in it now is done, and raise the first failure that nobody was told; `AnswerTimeout`
+        if the end of some is not known in time."""
         until_ms = now + timeout_ms
-        for entry in list(self.entries):
-            while not entry.done:
-                if now >= until_ms:
-                    return False
+        asked = list(self.entries)
+        for entry in asked:
+            while not entry.done and now < until_ms:
                 now = yield self._of(entry, until_ms)
-        return True
+        self.raise_failure()
+        if not all(entry.done for entry in asked):
+            raise AnswerTimeout(f"{len(self.entries)} jobs are not confirmed yet; they are still under way")
 
     def ending(self, session: Session, now: float, entry: Entry, timeout_ms: float) -> Procedure[bool]:
         """Wait until this one is done; whether that came in time."""

@@ -36,7 +36,7 @@ class _Unconfirmed:
         if not came:
             raise AnswerTimeout(f"job {self.id} is not confirmed yet; it is still under way")
         if self._entry.error is not None:
-            self._entry.outbox.told(self._entry)
+            self._entry.told = True
             raise self._entry.error.with_traceback(None)
 
     def __repr__(self) -> str:

@@ -155,20 +155,12 @@ def _copy_rocks(source: Path, database: Path, target: Path) -> None:
 @contextmanager
 def _held(directory: Path) -> Iterator[bool]:
     """Whether no one has the data directory; if so, no one gets it while this lasts."""
-    try:
-        lock = os.open(directory / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    lock = directory / "LOCK"
+    if not lock.exists():
         yield True
         return
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        except BlockingIOError:
-            is_free = False
+    with _locked(lock) as is_free:
         yield is_free
-    finally:
-        os.close(lock)
 
 
 @contextmanager
@@ -188,9 +180,9 @@ def _folder_of_links(source: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether we have the lock on a folder, while this lasts."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether we have the lock on a file or folder, while this lasts."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
