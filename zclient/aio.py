@@ -69,7 +69,7 @@ class AsyncClient(AsyncFlows, AsyncTopicMethods):
         """Send a job without waiting for the broker to have it: its `AsyncUnconfirmedJob` tells, and `flush` waits for
         all. It is a coroutine since it waits for room; see `Client.send_nowait`."""
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
-        return AsyncUnconfirmedJob(self, await self._living().take(group, self._config.timeout(timeout)))
+        return AsyncUnconfirmedJob(self, *(await self._living().take(group, self._config.timeout(timeout))))
 
     async def send_many(
         self,

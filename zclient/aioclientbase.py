@@ -10,7 +10,7 @@ from zclient.clientbase import Follower
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
 from zclient.engine import Begin
 from zclient.errors import ClosedError
-from zclient.outbox import Entry
+from zclient.outbox import Parcel
 from zclient.verbs import Feed
 
 T = TypeVar("T")
@@ -73,11 +73,11 @@ class AsyncClientBase:
         timeout_ms = self._config.patience(timeout)
         await engine.run(lambda session, now: engine.outbox.emptying(session, now, timeout_ms))
 
-    async def _wait_for(self, entry: Entry, timeout: Duration | None) -> bool:
-        if entry.done:
+    async def _wait_for(self, parcel: Parcel, position: int, timeout: Duration | None) -> bool:
+        if parcel.of(position).done:
             return True
         timeout_ms = self._config.patience(timeout)
-        return await self._run(lambda session, now: entry.outbox.ending(session, now, entry, timeout_ms))
+        return await self._run(lambda session, now: parcel.outbox.ending(session, now, parcel, position, timeout_ms))
 
     def _nudge(self) -> None:
         if self._engine is not None and self._engine.is_ours:

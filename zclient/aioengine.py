@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from zclient.config import Config
 from zclient.engine import Begin
 from zclient.errors import ClosedError
-from zclient.outbox import Entry, Outbox
+from zclient.outbox import Outbox, Parcel
 from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import TICK_MS
@@ -69,19 +69,19 @@ class AsyncEngine:
             procedure.close()
             self._turn_soon()
 
-    async def take(self, group: Group, timeout_ms: float) -> Entry:
+    async def take(self, group: Group, timeout_ms: float) -> tuple[Parcel, int]:
         """Put a job into the outbox, and see that somebody attends to it; waits only if the outbox is full."""
         if self._closed:
             raise ClosedError()
         outbox = self.outbox
         if outbox.is_full:
-            entry = await self.run(lambda session, now: outbox.adding(session, now, group, timeout_ms))
+            taken = await self.run(lambda session, now: outbox.adding(session, now, group, timeout_ms))
         else:
-            entry = outbox.add(self._session, group, self._transport.now(), timeout_ms)
+            taken = outbox.add(self._session, group, self._transport.now(), timeout_ms)
             self._turn_soon()
         if self._attendant is None or self._attendant.done():
             self._attendant = self.loop.create_task(self._attend())
-        return entry
+        return taken
 
     async def attended(self) -> None:
         """Wait for the task that worked for the outbox; after `close` it ends by itself."""

@@ -84,7 +84,7 @@ class Client(Flows, TopicMethods):
         ends before may lose what is unconfirmed. With 10,000 jobs or 32 MiB unconfirmed it waits for room.
         """
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
-        return UnconfirmedJob(self, self._engine().take(group, self._config.timeout(timeout)))
+        return UnconfirmedJob(self, *self._engine().take(group, self._config.timeout(timeout)))
 
     def send_many(
         self,

@@ -8,7 +8,7 @@ from zclient import verbs
 from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
 from zclient.engine import Begin, Engine
 from zclient.errors import ClosedError
-from zclient.outbox import Entry
+from zclient.outbox import Parcel
 from zclient.session import Session
 from zclient.verbs import Feed, Procedure
 
@@ -75,12 +75,12 @@ class ClientBase:
         timeout_ms = self._config.patience(timeout)
         engine.run(lambda session, now: engine.outbox.emptying(session, now, timeout_ms))
 
-    def _wait_for(self, entry: Entry, timeout: Duration | None) -> bool:
+    def _wait_for(self, parcel: Parcel, position: int, timeout: Duration | None) -> bool:
         """Wait for a job in the outbox; whether its end is known."""
-        if entry.done:
+        if parcel.of(position).done:
             return True
         timeout_ms = self._config.patience(timeout)
-        return self._run(lambda session, now: entry.outbox.ending(session, now, entry, timeout_ms))
+        return self._run(lambda session, now: parcel.outbox.ending(session, now, parcel, position, timeout_ms))
 
     def _ask(self, verb: verbs.Verb[T], timeout: Duration | None) -> T:
         timeout_ms = self._config.timeout(timeout)

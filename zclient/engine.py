@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from zclient.config import Config
 from zclient.errors import ClosedError
 from zclient.link import Transport
-from zclient.outbox import Entry, Outbox
+from zclient.outbox import Outbox, Parcel
 from zclient.protocol.messages import Group
 from zclient.requests import Request
 from zclient.session import Session
@@ -98,12 +98,12 @@ class Engine:
             finally:
                 procedure.close()
 
-    def take(self, group: Group, timeout_ms: float) -> Entry:
+    def take(self, group: Group, timeout_ms: float) -> tuple[Parcel, int]:
         """Put a job into the outbox, and see that somebody attends to it; waits only if the outbox is full."""
         with self._lock:
             session, transport = self._open()
             if not self.outbox.is_full:
-                entry = self.outbox.add(session, group, transport.now(), timeout_ms)
+                taken = self.outbox.add(session, group, transport.now(), timeout_ms)
                 if self._attendant is None:
                     self._attendant = threading.Thread(target=self._attend, name="zclient-outbox", daemon=True)
                     self._attendant.start()
@@ -111,7 +111,7 @@ class Engine:
                     transport.wake()
                 else:
                     self._bored.rouse()
-                return entry
+                return taken
         return self.run(lambda session, now: self.outbox.adding(session, now, group, timeout_ms))
 
     def _attend(self) -> None:
@@ -121,9 +121,9 @@ class Engine:
             while True:
                 self.run(self.outbox.attending)
                 with self._lock:
-                    if not self.outbox.entries:
+                    if not self.outbox.parcels:
                         self._at_gate(self._bored, BORED_S)
-                    if not self.outbox.entries:
+                    if not self.outbox.parcels:
                         self._attendant = None  # with the lock: whoever comes next begins another one
                         return
         except ClosedError:

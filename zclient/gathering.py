@@ -20,7 +20,7 @@ GATHER_JOBS = 500
 GATHER_BYTES = limits.MESSAGE_BYTES
 """Payload bytes of a gathered PUT: the member that crosses it is the last."""
 
-_ALONE = frozenset({"unique", "after"})
+TRAVEL_ALONE = frozenset({"unique", "after"})
 """Options whose jobs are judged by what came before them: they travel as they were sent."""
 
 
@@ -94,7 +94,7 @@ def _may_travel(request: Request) -> bool:
     if request.kind is not PUT or request.number or request.alone:
         return False
     groups: list[Group] = request.body[0]
-    return len(groups) == 1 and len(groups[0].ids) < GATHER_JOBS // 10 and _ALONE.isdisjoint(groups[0].options)
+    return len(groups) == 1 and len(groups[0].ids) < GATHER_JOBS // 10 and TRAVEL_ALONE.isdisjoint(groups[0].options)
 
 
 def _extent(request: Request) -> tuple[int, int]:

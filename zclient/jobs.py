@@ -63,8 +63,10 @@ def new_prefix() -> bytes:
 
 
 def new_id() -> bytes:
-    """A new job id, all of it random but for the time."""
-    return b"%b%06x" % (new_prefix(), _random.number(3))
+    """A new UUIDv7 as a job's id: all of it random but for the time."""
+    random = _random.number(10)
+    low = 0b10 << 62 | random >> 12 & ((1 << 62) - 1)
+    return b"%012x7%03x%016x" % (time.time_ns() // 1_000_000, random & 0xFFF, low)
 
 
 class IdRun:

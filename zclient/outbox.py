@@ -1,16 +1,22 @@
 """What `send_nowait` took and the broker has not confirmed yet: bounded, followed to its end, and told at `flush`.
 
 An `Outbox` puts each job through the session, tries again where a refusal says when, gives up when a job's time is
-over, and keeps the failures that nobody was told. It waits for nothing itself: `attending` is the procedure that its
-owner runs while there is something in it. All of it is called with the owner's lock held.
+over, and keeps the failures that nobody was told. Jobs that come while the link is busy share a `Parcel`, and so a PUT
+and its answer: a job is then two entries of lists, nothing that a garbage collector has to look at. One that has no
+answer but a refusal comes apart, as the refusal of one job is not that of the others.
+
+It waits for nothing itself: `attending` is the procedure that its owner runs while there is something in it. All of it
+is called with the owner's lock held.
 """
 
+from collections.abc import Generator
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zclient.errors import AnswerTimeout, ProtocolFault, Refused, ZError
+from zclient.errors import AnswerTimeout, OutcomeUnknown, ProtocolFault, Refused, ZError
+from zclient.gathering import GATHER_BYTES, GATHER_JOBS, TRAVEL_ALONE
 from zclient.protocol.messages import Group
-from zclient.requests import Request
+from zclient.requests import PUT, Request
 from zclient.session import Session
 from zclient.verbs import LAST_TRY_MS, Procedure, Wait, instead_of
 
@@ -23,28 +29,66 @@ MAX_BYTES = 32 << 20
 MAX_FAILURES = 1000
 """Failures that are kept until `flush` tells the first of them; more are only counted."""
 
+SHARED_MS = 100.0
+"""Jobs whose time is over within so long of each other may share a parcel; it is given up when the last one's is."""
 
-class Entry:
-    """A job on its way. ``request`` is None while it waits for another try."""
 
-    __slots__ = ("again_ms", "done", "error", "existing", "group", "outbox", "request", "session", "told", "until_ms")
+class Parcel:
+    """Jobs of one queue with the same options that are on their way together. ``request`` is None while it waits for
+    another try. One that came ``apart`` is nothing any more but those that it came apart into, in its order."""
+
+    __slots__ = (
+        "again_ms",
+        "apart",
+        "done",
+        "error",
+        "existing",
+        "first_until_ms",
+        "group",
+        "outbox",
+        "request",
+        "session",
+        "size",
+        "told",
+        "until_ms",
+    )
 
     def __init__(self, outbox: "Outbox", session: Session, group: Group, until_ms: float) -> None:
         self.outbox = outbox
         self.session = session
         self.group = group
-        self.until_ms = until_ms
+        self.size = len(group.payloads[0])
+        self.first_until_ms = self.until_ms = until_ms
         self.again_ms = 0.0
         self.request: Request | None = None
+        self.apart: list[Parcel] | None = None
         self.done = False
         self.error: ZError | None = None
         self.told = False  # whoever sent it knows of its failure
         self.existing: bytes | None = None  # the job that has its unique text, if that one stands in its place
 
-    @property
-    def identifier(self) -> bytes:
+    def of(self, position: int) -> "Parcel":
+        """The parcel that the job at this position travels in by now."""
+        return self if self.apart is None else self.apart[position]
+
+    def identifier(self, position: int) -> bytes:
         """The id under which the job is stored, once it is."""
-        return self.existing or self.group.ids[0]
+        return self.of(position).existing or self.group.ids[position]
+
+    def may_take(self, group: Group, until_ms: float) -> bool:
+        """Whether a job may travel with these: nothing of it was seen yet, and nothing of the job is judged apart."""
+        request, ours = self.request, self.group
+        return (
+            request is not None
+            and request.queued
+            and not (request.number or request.alone)
+            and ours.queue == group.queue
+            and ours.options == group.options
+            and len(ours.ids) < GATHER_JOBS
+            and self.size < GATHER_BYTES
+            and 0 <= until_ms - self.first_until_ms < SHARED_MS
+            and TRAVEL_ALONE.isdisjoint(group.options)
+        )
 
     def put(self, now: float) -> None:
         """Hand it to the session."""
@@ -52,70 +96,117 @@ class Entry:
         self.request.on_done(self._ended)
 
     def _ended(self, request: Request) -> None:
-        pause = request.error.retry_after if isinstance(request.error, Refused) else None
+        error = request.error
+        if error is not None and len(self.group.ids) > 1:
+            self._come_apart(error, request.last_sent_ms)
+            return
+        pause = error.retry_after if isinstance(error, Refused) else None
         if pause is not None:
             self.again_ms = min(request.last_sent_ms + pause * 1000, self.until_ms - LAST_TRY_MS)
             if self.again_ms > request.last_sent_ms:
                 self.request = None
                 self.outbox.look_at(self, self.again_ms)
                 return
-        self.error = request.error
-        if self.error is None:
+        if error is None:
             try:
                 self.existing = instead_of(request.value).get(self.group.ids[0])
             except ProtocolFault as fault:
-                self.error = fault
+                error = fault
+        self.end(error)
+
+    def end(self, error: ZError | None) -> None:
+        """What became of it is known."""
+        self.error = error
         self.done = True
         self.outbox.leave(self)
+
+    def _come_apart(self, error: ZError, now: float) -> None:
+        """Send each job alone, if the broker refused them together; else each has failed, as what it is."""
+        queue, options, ids, payloads = self.group
+        self.apart = []
+        for identifier, payload in zip(ids, payloads, strict=True):
+            group = Group(queue, options, [identifier], [payload])
+            one = self.outbox.enter(Parcel(self.outbox, self.session, group, self.until_ms))
+            self.apart.append(one)
+            if isinstance(error, Refused):
+                one.put(now)
+                if one.request is not None:
+                    one.request.alone = True
+            elif isinstance(error, OutcomeUnknown):
+                one.end(Request(PUT, ([group],)).unanswered(str(error)))
+            else:
+                one.end(error)
+        self.end(None)
 
 
 class Outbox:
     """The unconfirmed jobs of one client in one process."""
 
     def __init__(self) -> None:
-        self.entries: dict[Entry, None] = {}  # in the order in which they came
+        self.parcels: dict[Parcel, None] = {}  # in the order in which they came
+        self.jobs = 0
         self.size = 0  # payload bytes of them
-        self._looks: list[tuple[float, int, Entry]] = []  # a heap: when to look at which
+        self._newest: Parcel | None = None
+        self._looks: list[tuple[float, int, Parcel]] = []  # a heap: when to look at which
         self._looked = 0
-        self._failed: list[Entry] = []
+        self._failed: list[Parcel] = []
         self._more_failed = 0
 
     @property
     def is_full(self) -> bool:
         """Whether one more has to wait."""
-        return len(self.entries) >= MAX_JOBS or (self.size >= MAX_BYTES and bool(self.entries))
+        return self.jobs >= MAX_JOBS or (self.size >= MAX_BYTES and self.jobs > 0)
 
-    def add(self, session: Session, group: Group, now: float, timeout_ms: float) -> Entry:
-        """Take a job and hand it to the session."""
-        entry = Entry(self, session, group, now + timeout_ms)
-        self.entries[entry] = None
-        self.size += len(group.payloads[0])
-        self.look_at(entry, entry.until_ms)
-        entry.put(now)
-        return entry
+    def add(self, session: Session, group: Group, now: float, timeout_ms: float) -> tuple[Parcel, int]:
+        """Take a job and hand it to the session; the parcel that it travels in, and its position there."""
+        until_ms = now + timeout_ms
+        newest = self._newest
+        if newest is not None and newest.may_take(group, until_ms):
+            identifier, payload = group.ids[0], group.payloads[0]
+            newest.group.ids.append(identifier)
+            newest.group.payloads.append(payload)
+            newest.until_ms = max(newest.until_ms, until_ms)
+            newest.size += len(payload)
+            self.jobs += 1
+            self.size += len(payload)
+            return newest, len(newest.group.ids) - 1
+        self._newest = parcel = self.enter(Parcel(self, session, group, until_ms))
+        parcel.put(now)
+        return parcel, 0
 
-    def look_at(self, entry: Entry, at_ms: float) -> None:
-        """Look at the entry then, for its next try or its end."""
-        if len(self._looks) > 2 * len(self.entries) + 100:
+    def enter(self, parcel: Parcel) -> Parcel:
+        """Count it, and look at it when its time is over."""
+        self.parcels[parcel] = None
+        self.jobs += len(parcel.group.ids)
+        self.size += parcel.size
+        self.look_at(parcel, parcel.until_ms)
+        return parcel
+
+    def look_at(self, parcel: Parcel, at_ms: float) -> None:
+        """Look at the parcel then, for its next try or its end."""
+        if len(self._looks) > 2 * len(self.parcels) + 100:
             self._looks = [look for look in self._looks if not look[2].done]
             heapify(self._looks)
         self._looked += 1
-        heappush(self._looks, (at_ms, self._looked, entry))
+        heappush(self._looks, (at_ms, self._looked, parcel))
 
-    def leave(self, entry: Entry) -> None:
-        """The entry is done."""
-        del self.entries[entry]
-        self.size -= len(entry.group.payloads[0])
-        if entry.error is None:
+    def leave(self, parcel: Parcel) -> None:
+        """The parcel is done."""
+        del self.parcels[parcel]
+        self.jobs -= len(parcel.group.ids)
+        self.size -= parcel.size
+        if parcel is self._newest:
+            self._newest = None
+        if parcel.error is None:
             return
         if len(self._failed) < MAX_FAILURES:
-            self._failed.append(entry)
+            self._failed.append(parcel)
         else:
             self._more_failed += 1
 
     def raise_failure(self) -> None:
         """Raise the first failure that nobody was told, and forget the others; the error says how many they were."""
-        errors = [entry.error for entry in self._failed if entry.error is not None and not entry.told]
+        errors = [parcel.error for parcel in self._failed if parcel.error is not None and not parcel.told]
         others = len(errors) - 1 + self._more_failed
         self._failed.clear()
         self._more_failed = 0
@@ -128,63 +219,70 @@ class Outbox:
 
     def close(self, error: ZError) -> None:
         """End those that wait for another try; the session ends the others."""
-        for entry in [entry for entry in self.entries if entry.request is None]:
-            entry.error, entry.done = error, True
-            self.leave(entry)
+        for parcel in [parcel for parcel in self.parcels if parcel.request is None]:
+            parcel.end(error)
 
     # ---- procedures
 
     def attending(self, session: Session, now: float) -> Procedure[None]:
         """Work until nothing is unconfirmed."""
-        while self.entries:
+        while self.parcels:
             self._look(now)
-            first = next((entry.request for entry in self.entries if entry.request is not None), None)
-            if self.entries:
+            first = next((parcel.request for parcel in self.parcels if parcel.request is not None), None)
+            if self.parcels:
                 now = yield Wait((first,) if first is not None else (), self._looks[0][0])
 
-    def adding(self, session: Session, now: float, group: Group, timeout_ms: float) -> Procedure[Entry]:
+    def adding(self, session: Session, now: float, group: Group, timeout_ms: float) -> Procedure[tuple[Parcel, int]]:
         """Add a job as soon as there is room; that time counts as the job's own. It fails like any other if the time is
         over before."""
         until_ms = now + timeout_ms
         while self.is_full and now < until_ms:
-            now = yield self._any(until_ms)
+            now = yield self._of(next(iter(self.parcels)), until_ms)
         return self.add(session, group, now, max(until_ms - now, 0.0))
 
     def emptying(self, session: Session, now: float, timeout_ms: float) -> Procedure[None]:
         """Wait until all that is in it now is done, and raise the first failure that nobody was told; `AnswerTimeout`
         if the end of some is not known in time."""
         until_ms = now + timeout_ms
-        asked = list(self.entries)
-        for entry in asked:
-            while not entry.done and now < until_ms:
-                now = yield self._of(entry, until_ms)
+        asked = list(self.parcels)
+        ended = True
+        for parcel in asked:
+            now, came = yield from self._ending(parcel, now, until_ms)
+            for one in parcel.apart or ():
+                now, alone = yield from self._ending(one, now, until_ms)
+                came = came and alone
+            ended = ended and came
         self.raise_failure()
-        if not all(entry.done for entry in asked):
-            raise AnswerTimeout(f"{len(self.entries)} jobs are not confirmed yet; they are still under way")
+        if not ended:
+            raise AnswerTimeout(f"{self.jobs} jobs are not confirmed yet; they are still under way")
 
-    def ending(self, session: Session, now: float, entry: Entry, timeout_ms: float) -> Procedure[bool]:
-        """Wait until this one is done; whether that came in time."""
+    def ending(self, session: Session, now: float, parcel: Parcel, position: int, timeout_ms: float) -> Procedure[bool]:
+        """Wait until the job at this position of the parcel is done; whether that came in time."""
         until_ms = now + timeout_ms
-        while not entry.done and now < until_ms:
-            now = yield self._of(entry, until_ms)
-        return entry.done
+        now, _ = yield from self._ending(parcel, now, until_ms)
+        _, came = yield from self._ending(parcel.of(position), now, until_ms)
+        return came
 
-    def _any(self, until_ms: float) -> Wait:
-        return self._of(next(iter(self.entries)), until_ms)
+    def _ending(self, parcel: Parcel, now: float, until_ms: float) -> Generator[Any, Any, tuple[float, bool]]:
+        while not parcel.done and now < until_ms:
+            now = yield self._of(parcel, until_ms)
+        return now, parcel.done
 
     @staticmethod
-    def _of(entry: Entry, until_ms: float) -> Wait:
-        if entry.request is None:
-            return Wait((), min(until_ms, entry.again_ms + 1))
-        return Wait((entry.request,), until_ms)
+    def _of(parcel: Parcel, until_ms: float) -> Wait:
+        if parcel.request is None:
+            return Wait((), min(until_ms, parcel.again_ms + 1))
+        return Wait((parcel.request,), until_ms)
 
     def _look(self, now: float) -> None:
         """Try again what is to be tried again by now, give up what has no time left."""
         while self._looks and self._looks[0][0] <= now:
-            entry: Any = heappop(self._looks)[2]
-            if entry.done:
+            parcel = heappop(self._looks)[2]
+            if parcel.done:
                 continue
-            if entry.request is None:
-                entry.put(now)
-            elif now >= entry.until_ms:
-                entry.session.give_up(entry.request)
+            if parcel.request is None:
+                parcel.put(now)
+            elif now >= parcel.until_ms:
+                parcel.session.give_up(parcel.request)
+            else:  # others joined it, or it is looked at again for its end
+                self.look_at(parcel, parcel.until_ms)

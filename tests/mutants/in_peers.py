@@ -76,8 +76,8 @@ MUTANTS = (
         "failures of send_nowait are forgotten",
         "a job that was refused is told to nobody",
         "zclient/outbox.py",
-        "        if entry.error is None:\n            return\n        if len",
-        "        if entry.done:\n            return\n        if len",
+        "        if parcel.error is None:\n            return\n        if len",
+        "        if parcel.done:\n            return\n        if len",
         ("tests/client/test_outbox.py::test_failures_are_told_once_by_whoever_waits_or_all_together",),
     ),
     Mutant(

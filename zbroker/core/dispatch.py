@@ -94,6 +94,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     if ring.wake_at is not None:
         ring.wake(state.now)
     room = queue.room(state.now)
+    aside = _set_aside(queue, budget) if queue.counts.jobs[JobState.READY] > budget < room else {}
     while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out and room > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
@@ -111,6 +112,8 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
             if ring.may_have_more:
                 state.hot[queue] = None
             break
+    if aside:
+        queue.free = aside | queue.free  # their turn comes first
     for peer, jobs in plans.items():
         for part in [jobs] if size < wire.MESSAGE_BYTES else _parts(state, jobs):
             _deliver(state, queue, peer, part)
@@ -118,6 +121,21 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         _dispatch_suspects(state, queue)
     _wake_later(state, queue)
     return out
+
+
+def _set_aside(queue: Queue, budget: int) -> dict[Peer, None]:
+    """Of a queue that has more than a turn may hand out: the workers that are not needed for it. The others are filled
+    now, and these next, since a delivery costs much the same whatever it carries; it would be a sliver of the credit
+    if all of them shared a turn, and so would be what follows each ack of it."""
+    aside: dict[Peer, None] = {}
+    for peer in queue.free:
+        if budget <= 0:
+            aside[peer] = None
+        else:
+            budget -= peer.credit
+    for peer in aside:
+        del queue.free[peer]
+    return aside
 
 
 def _wake_later(state: State, queue: Queue) -> None:
@@ -190,18 +208,21 @@ def _assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, lis
 
 
 def _round_robin(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
-    free = queue.free
-    for job in jobs:
-        peer = next(iter(free))
-        while (room := peer.credit - len(plans.get(peer, ()))) <= 0:
-            _leave_free(queue, peer)
-            peer = next(iter(free))
-        plans.setdefault(peer, []).append(job)
-        if room > 1:
-            del free[peer]
-            free[peer] = None  # behind the others
-        else:
-            _leave_free(queue, peer)
+    """One at a time in turn: as many full rounds at once as the worker with the least room can take."""
+    given = 0
+    while given < len(jobs):
+        peers = _able(queue, plans)
+        rounds = min(peer.credit - len(plans.get(peer, ())) for peer in peers)
+        until = given + min(rounds, (len(jobs) - given) // len(peers)) * len(peers)
+        if until == given:  # less than a round is left: those who get one go behind the others
+            del peers[len(jobs) - given :]
+            until = len(jobs)
+            for peer in peers:
+                del queue.free[peer]
+                queue.free[peer] = None
+        for place, peer in enumerate(peers, given):
+            plans.setdefault(peer, []).extend(jobs[place : until : len(peers)])
+        given = until
 
 
 def _able(queue: Queue, plans: dict[Peer, list[Taken]]) -> list[Peer]:
