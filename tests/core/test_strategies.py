@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.harness import Bench, Peer
+from zbroker import limits
 from zclient.protocol import messages as m
 
 
@@ -58,6 +61,64 @@ def test_round_robin_goes_round_though_each_job_is_done_before_the_next_comes() 
     came = served_one_by_one(bench, producer, workers, 30)
     assert Counter(came) == {"a": 10, "b": 10, "c": 10}
     assert came[:3] == came[3:6] == came[27:]
+
+
+def in_turn(jobs: list[int], rooms: dict[str, int], order: list[str]) -> dict[str, list[int]]:
+    """The rule itself, a job at a time; ``order`` is changed to the turns after it."""
+    got: dict[str, list[int]] = {name: [] for name in rooms}
+    for job in jobs:
+        while len(got[order[0]]) == rooms[order[0]]:
+            del order[0]
+        got[order[0]].append(job)
+        order.append(order.pop(0))
+    return got
+
+
+@given(rooms=st.lists(st.integers(1, 9), min_size=1, max_size=6), parts=st.lists(st.integers(1, 12), max_size=4))
+def test_round_robin_is_the_same_as_one_at_a_time(rooms: list[int], parts: list[int]) -> None:
+    bench, producer = bench_of("round_robin")
+    left = {f"w{n}": room for n, room in enumerate(rooms)}
+    workers = join(bench, **left)
+    order = list(workers)
+    first = 0
+    for part in parts:
+        jobs = list(range(first, first + min(part, sum(left.values()))))
+        if not jobs:
+            break
+        expected = in_turn(jobs, left, order)
+        put(producer, first, len(jobs))
+        got = {name: [int(identifier) for identifier, _ in worker.jobs()] for name, worker in workers.items()}
+        assert got == expected
+        left = {name: room - len(got[name]) for name, room in left.items()}
+        first += len(jobs)
+
+
+def deliveries(bench: Bench, producer: Peer, jobs: int, workers: dict[str, Peer]) -> dict[str, list[int]]:
+    """How many jobs each delivery has, if so many go out at once, in turns of 20."""
+    producer.order("pause", queue="q")
+    put(producer, 0, jobs)
+    producer.order("resume", queue="q")
+    bench.check()
+    return {name: [len(delivery.ids) for delivery in worker.take(m.Deliver)] for name, worker in workers.items()}
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_busy", "random"])
+def test_workers_that_one_turn_cannot_fill_are_filled_one_after_the_other(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each a little, in many deliveries."""
+    monkeypatch.setattr(limits, "TURN_DELIVERIES", 20)
+    bench, producer = bench_of(strategy)
+    workers = join(bench, **{f"w{n}": 10 for n in range(6)})
+    assert deliveries(bench, producer, 100, workers) == {name: [10] for name in workers}
+
+
+def test_what_does_not_fill_all_workers_is_shared_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TURN_DELIVERIES", 20)
+    bench, producer = bench_of("round_robin")
+    workers = join(bench, **{f"w{n}": 10 for n in range(6)})
+    shared = deliveries(bench, producer, 30, workers)
+    assert {name: sum(sizes) for name, sizes in shared.items()} == dict.fromkeys(workers, 5)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 30])

@@ -94,7 +94,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     if ring.wake_at is not None:
         ring.wake(state.now)
     room = queue.room(state.now)
-    aside = _set_aside(queue, budget) if queue.counts.jobs[JobState.READY] > budget < room else {}
+    aside = _set_aside(queue, budget, min(queue.counts.jobs[JobState.READY] - len(queue.suspects), room))
     while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out and room > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
@@ -114,6 +114,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
             break
     if aside:
         queue.free = aside | queue.free  # their turn comes first
+        state.hot[queue] = None
     for peer, jobs in plans.items():
         for part in [jobs] if size < wire.MESSAGE_BYTES else _parts(state, jobs):
             _deliver(state, queue, peer, part)
@@ -123,11 +124,15 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     return out
 
 
-def _set_aside(queue: Queue, budget: int) -> dict[Peer, None]:
-    """Of a queue that has more than a turn may hand out: the workers that are not needed for it. The others are filled
-    now, and these next, since a delivery costs much the same whatever it carries; it would be a sliver of the credit
-    if all of them shared a turn, and so would be what follows each ack of it."""
+def _set_aside(queue: Queue, budget: int, jobs: int) -> dict[Peer, None]:
+    """Where ``jobs`` fill all free workers, but not in one turn: those of them that are filled in the next ones.
+
+    A delivery costs much the same whatever it carries. Were a turn shared by all workers, each would get a sliver of
+    its credit, and have as many small deliveries from then on, since each ack makes room for as much as it names.
+    """
     aside: dict[Peer, None] = {}
+    if jobs <= budget or queue.ring.keys.limited or sum(peer.credit for peer in queue.free) > jobs:
+        return aside
     for peer in queue.free:
         if budget <= 0:
             aside[peer] = None
