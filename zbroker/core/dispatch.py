@@ -7,7 +7,7 @@ What may hold a job back is asked in the order that ``docs/limits.md`` tells: th
 may have in flight; priority, the turns of keys, and what a key may do (``lanes.py``); expiry; then which worker.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from zbroker import limits
@@ -155,18 +155,14 @@ def _wake_later(state: State, queue: Queue) -> None:
         state.wake_later(queue, queue.ring.wake_at)
 
 
-def _size(state: State, job: Taken) -> int:
-    """Bytes of the job's payload and header; at most so many, if the payload is not in the record."""
-    return len(job[1]) if not job[2].external else state.settings.max_payload
-
-
 def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
     """The jobs in deliveries of a size that slow links carry; the job that crosses it is the last of its delivery."""
     part: list[Taken] = []
     size = 0
+    most = state.settings.max_payload  # of one whose payload is not in its record
     for job in jobs:
         part.append(job)
-        size += _size(state, job)
+        size += most if job[2].external else len(job[1])
         if size >= wire.MESSAGE_BYTES:
             yield part
             part, size = [], 0
@@ -280,29 +276,37 @@ def _check(
     state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], planned: set[bytes]
 ) -> list[Taken]:
     """The entries that count, with their records, but for those ``planned``; suspects go their own way."""
+    jobs: list[Taken | None] = [None] * len(entries)
+    unknown: Sequence[int] = range(len(entries))  # positions of the entries whose rows must be read
+    if not state.fresh.keys().isdisjoint(entry[2] for entry in entries):
+        unknown = _take_fresh(state, queue, entries, jobs)
+        if not unknown:
+            planned.update(entry[2] for entry in entries)
+            return jobs  # type: ignore[return-value]  # none of them is None
+        planned.update(job[0] for job in jobs if job is not None)
+    _check_rows(state, queue, entries, unknown, jobs, planned)
+    _put_down(queue, entries, jobs)
+    return [job for job in jobs if job is not None]
+
+
+def _take_fresh(
+    state: State, queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]], jobs: list[Taken | None]
+) -> list[int]:
+    """Fill in the jobs whose records are in memory; the positions of the others."""
     fresh, name, wall = state.fresh, queue.name, state.wall
-    jobs: list[Taken | None] = []
-    unknown: list[int] = []  # positions of the entries whose rows must be read
+    unknown: list[int] = []
     for position, (_, sequence, identifier) in enumerate(entries):
         known = fresh.get(identifier)
         if known is None or known[2] != sequence or known[1].queue != name:
             unknown.append(position)
-            jobs.append(None)
             continue
         record, header, _ = fresh.pop(identifier)
         state.fresh_bytes -= len(record)
         if 0 < header.expires_ms <= wall:
             unknown.append(position)
-            jobs.append(None)
         else:
-            jobs.append((identifier, record, header, None, sequence))
-    if not unknown:
-        planned.update(entry[2] for entry in entries)
-        return jobs  # type: ignore[return-value]  # none of them is None
-    planned.update(job[0] for job in jobs if job is not None)
-    _check_rows(state, queue, entries, unknown, jobs, planned)
-    _put_down(queue, entries, jobs)
-    return [job for job in jobs if job is not None]
+            jobs[position] = (identifier, record, header, None, sequence)
+    return unknown
 
 
 _NO_HEADER = Header("", 0, {}, external=False)
@@ -312,22 +316,24 @@ def _check_rows(
     state: State,
     queue: Queue,
     entries: list[tuple[tuple[int, bytes], int, bytes]],
-    unknown: list[int],
+    unknown: Sequence[int],
     jobs: list[Taken | None],
     planned: set[bytes],
 ) -> None:
     """Fill in the jobs of the positions ``unknown`` that count."""
-    found = state.read([entries[position][2] for position in unknown])
+    ids = [entries[position][2] for position in unknown]
+    records, changes = state.view.get_many("jobs", ids), state.view.get_many("changes", ids)
     alike, header = b"", _NO_HEADER  # how the last plain record begins, and its header: those of a group begin alike
-    for position, (identifier, record, change) in zip(unknown, found, strict=True):
+    for position, identifier, record, encoded in zip(unknown, ids, records, changes, strict=True):
         if record is None or identifier in planned:
             continue
         sequence = entries[position][1]
-        if alike and change is None and record.startswith(alike + sequence.to_bytes(SEQUENCE_BYTES, "big")):
+        if alike and encoded is None and record.startswith(alike + sequence.to_bytes(SEQUENCE_BYTES, "big")):
             if identifier not in state.leased:
                 jobs[position] = (identifier, record, header, None, sequence)
                 planned.add(identifier)
             continue
+        change = rows.decode_change(encoded) if encoded is not None else None
         if not state.is_ready(queue, identifier, record, change, sequence):
             continue
         header = header_of(record)
@@ -431,6 +437,10 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
 # ---- the hand-over
 
 
+_MADE = {wire.MADE_ID_BYTES}
+"""The lengths of the ids that clients make."""
+
+
 def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone: bool = False) -> None:
     """One delivery: its row, its lease, its message."""
     ids, records, headers, changes, sequences = map(list, zip(*jobs, strict=True))
@@ -454,8 +464,9 @@ def _deliver(state: State, queue: Queue, peer: Peer, jobs: list[Taken], *, alone
                 attempts[position] = change.runs + 1
     if any(header.external or (header.options and is_special(header)) for header in distinct):
         read = _note_special(state, delivery, headers, large)
-    for position in [position for position, identifier in enumerate(ids) if rows.is_chosen(identifier)]:
-        delivery.digests[ids[position]] = state.digest_of(ids[position], records[position])
+    if set(map(len, ids)) != _MADE:  # see `rows.is_chosen`
+        chosen = [pair for pair in zip(ids, records, strict=True) if rows.is_chosen(pair[0])]
+        delivery.digests = {identifier: state.digest_of(identifier, record) for identifier, record in chosen}
     state.leased.update(dict.fromkeys(ids, delivery))
     state.deliveries[fence] = peer.deliveries[fence] = delivery
     peer.unsettled += len(ids)

@@ -114,7 +114,7 @@ class View:
         values = self._store.get_many(space, keys)
         for tick in self.ticks:
             rows = tick.rows[space]
-            if rows:
+            if rows and not rows.keys().isdisjoint(keys):
                 for position, key in enumerate(keys):
                     if key in rows:
                         values[position] = rows[key]
