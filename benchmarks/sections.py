@@ -43,15 +43,14 @@ def batches(jobs: int) -> Section:
 
 def singles(jobs: int) -> Section:
     runs = []
-    for how, at_once in (("tasks", 100), ("threads", 16)):
-        runs.append(Run(f"zbroker, {at_once} {how}", partial(workloads.singles, jobs, how, at_once)))
+    for how, at_once, some in (("tasks", 100, jobs // 2), ("threads", 16, jobs // 4)):
+        runs.append(Run(f"zbroker, {at_once} {how}", partial(workloads.singles, some, how, at_once)))
         runs.append(
-            Run(f"Redis Streams, {at_once} {how}", partial(lifecycles.redis_singles, jobs, how, at_once, "fsync"))
+            Run(f"Redis Streams, {at_once} {how}", partial(lifecycles.redis_singles, some, how, at_once, "fsync"))
         )
-    runs.append(Run("zbroker, send_nowait", partial(workloads.singles, jobs, "nowait", 1)))
-    runs.append(
-        Run("Redis Streams, pipelines of 100 by hand", partial(lifecycles.redis_singles, jobs, "by hand", 100, "fsync"))
-    )
+    by_hand = partial(lifecycles.redis_singles, 2 * jobs, "by hand", 100, "fsync")
+    runs.append(Run("zbroker, send_nowait", partial(workloads.singles, 2 * jobs, "nowait", 1)))
+    runs.append(Run("Redis Streams, pipelines of 100 by hand", by_hand))
     note = (
         "One job a call, from many threads or tasks of one client, or from one that does not wait. zbroker's client "
         f"gathers them itself; Redis' does where the program says so. {FSYNC}"
@@ -185,8 +184,8 @@ MAKERS: dict[str, Callable[[int], Section]] = {
     "lifecycle": lambda jobs: lifecycle(jobs, "fsync"),
     "lifecycle-default": lambda jobs: lifecycle(jobs, "default"),
     "batches": batches,
-    "singles": lambda jobs: singles(jobs // 5),
-    "tasks": lambda jobs: no_op_tasks(jobs // 4),
+    "singles": singles,
+    "tasks": no_op_tasks,
     "latency-500": lambda jobs: latency_beside(
         500, max(50, jobs // 50), ("zbroker", "Dramatiq, RabbitMQ", "Celery, RabbitMQ", "taskiq", "Huey")
     ),
