@@ -81,6 +81,18 @@ def test_what_differs_is_judged_apart(group: m.Group, timeout_ms: float) -> None
     assert second is not first and position == 0
 
 
+def test_what_left_beside_another_parcel_takes_nothing_more() -> None:
+    sender = Sender()
+    sender.share("a")
+    group = m.Group("other", {}, [b"b"], [b"\x01"])
+    beside, _ = sender.outbox.add(sender.peer.session, group, sender.peer.now, 10_000)
+    assert len(sender.peer.said()) == 1
+    again = m.Group("other", {}, [b"c"], [b"\x01"])
+    assert sender.outbox.add(sender.peer.session, again, sender.peer.now, 10_000)[0] is not beside
+    (put,) = sender.peer.said()
+    assert put == m.Put(2, 1, [again])
+
+
 def test_jobs_with_a_unique_text_share_nothing() -> None:
     sender = Sender()
     groups = [m.Group("q", {"unique": "x"}, [name], [b"\x01"]) for name in (b"a", b"b")]

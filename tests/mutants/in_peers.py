@@ -81,6 +81,22 @@ MUTANTS = (
         ("tests/client/test_outbox.py::test_failures_are_told_once_by_whoever_waits_or_all_together",),
     ),
     Mutant(
+        "a job joins what has left",
+        "a job of send_nowait is counted among those that the broker has, and was not in their message",
+        "zclient/outbox.py",
+        "            and request.queued\n",
+        "",
+        ("tests/client/test_outbox.py::test_what_left_beside_another_parcel_takes_nothing_more",),
+    ),
+    Mutant(
+        "a parcel fails as one",
+        "jobs of send_nowait that travelled beside a refused one are told as refused",
+        "zclient/outbox.py",
+        "            if isinstance(error, Refused):\n                one.put(now)",
+        "            if error is None:\n                one.put(now)",
+        ("tests/client/test_outbox.py::test_refused_together_each_is_sent_alone_and_ends_as_what_it_is",),
+    ),
+    Mutant(
         "a fork repeats ids",
         "a forked child makes the ids that its parent makes",
         "zclient/jobs.py",
