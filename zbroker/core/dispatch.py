@@ -8,24 +8,21 @@ may have in flight; priority, the turns of keys, and what a key may do (``lanes.
 """
 
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heapreplace
 
 from zbroker import limits
-from zbroker.core import leave, rows, streams, unique, waiting
+from zbroker.core import leave, rows, strategies, streams, unique, waiting
 from zbroker.core.entities import Delivery, Peer, Queue, expiry_of, is_special, place_of
 from zbroker.core.rows import Change
 from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
+from zbroker.core.strategies import Taken
 from zclient.protocol import limits as wire
 from zclient.protocol.messages import Deliver
 from zclient.protocol.record import SEQUENCE_BYTES, Header, header_bytes, header_of
 
 CHUNK = 128
 """Entries taken at once: few enough that large payloads do not pile up, many enough that reads come in batches."""
-
-Taken = tuple[bytes, bytes, Header, Change | None, int]
-"""Of a job that may be delivered: id, record, its header (looked up once), change, sequence."""
 
 
 def dispatch(state: State) -> None:
@@ -94,12 +91,12 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     if ring.wake_at is not None:
         ring.wake(state.now)
     room = queue.room(state.now)
-    aside = _set_aside(queue, budget, min(queue.counts.jobs[JobState.READY] - len(queue.suspects), room))
+    aside = strategies.set_aside(queue, budget, min(queue.counts.jobs[JobState.READY] - len(queue.suspects), room))
     while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out and room > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
             break
-        want = _credit(queue, plans, min(CHUNK, budget - out, room - out))
+        want = strategies.free_credit(queue, plans, min(CHUNK, budget - out, room - out))
         if want <= 0:
             break
         entries = ring.take(want, state.tick, state.now)
@@ -107,7 +104,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         ghosts += len(entries) - len(jobs)
         for _, record, header, _, _ in jobs:
             size += len(record) if not header.external else state.settings.max_payload
-        out += _assign(state, queue, jobs, plans)
+        out += strategies.assign(state, queue, jobs, plans)
         if not entries:
             if ring.may_have_more:
                 state.hot[queue] = None
@@ -122,25 +119,6 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         _dispatch_suspects(state, queue)
     _wake_later(state, queue)
     return out
-
-
-def _set_aside(queue: Queue, budget: int, jobs: int) -> dict[Peer, None]:
-    """Where ``jobs`` fill all free workers, but not in one turn: those of them that are filled in the next ones.
-
-    A delivery costs much the same whatever it carries. Were a turn shared by all workers, each would get a sliver of
-    its credit, and have as many small deliveries from then on, since each ack makes room for as much as it names.
-    """
-    aside: dict[Peer, None] = {}
-    if jobs <= budget or queue.ring.keys.limited or sum(peer.credit for peer in queue.free) > jobs:
-        return aside
-    for peer in queue.free:
-        if budget <= 0:
-            aside[peer] = None
-        else:
-            budget -= peer.credit
-    for peer in aside:
-        del queue.free[peer]
-    return aside
 
 
 def _wake_later(state: State, queue: Queue) -> None:
@@ -168,108 +146,6 @@ def _parts(state: State, jobs: list[Taken]) -> Iterator[list[Taken]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _credit(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> int:
-    """Credit of the free workers, less what is planned for them already; not counted beyond ``most``."""
-    credit = 0
-    gone: list[Peer] = []
-    for peer in queue.free:
-        room = peer.credit - len(plans.get(peer, ()))
-        if room <= 0:
-            gone.append(peer)
-            continue
-        credit += room
-        if credit >= most:
-            credit = most
-            break
-    for peer in gone:
-        _leave_free(queue, peer)
-    return credit
-
-
-def _leave_free(queue: Queue, peer: Peer) -> None:
-    """The worker has no credit left: it comes back to the queue when it has."""
-    del queue.free[peer]
-    peer.away[queue] = None
-
-
-def _assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> int:
-    """Spread the jobs over the workers with credit, one at a time, as the queue's strategy says."""
-    free = queue.free
-    if len(free) == 1 and jobs:
-        peer = next(iter(free))
-        plans.setdefault(peer, []).extend(jobs)
-        if peer.credit <= len(plans[peer]):
-            _leave_free(queue, peer)
-        return len(jobs)
-    if jobs:
-        _STRATEGIES[queue.policy.strategy](state, queue, jobs, plans)
-    return len(jobs)
-
-
-def _round_robin(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
-    """One at a time in turn: as many full rounds at once as the worker with the least room can take."""
-    given = 0
-    while given < len(jobs):
-        peers = _able(queue, plans)
-        rounds = min(peer.credit - len(plans.get(peer, ())) for peer in peers)
-        until = given + min(rounds, (len(jobs) - given) // len(peers)) * len(peers)
-        if until == given:  # less than a round is left: those who get one go behind the others
-            del peers[len(jobs) - given :]
-            until = len(jobs)
-            for peer in peers:
-                del queue.free[peer]
-                queue.free[peer] = None
-        for place, peer in enumerate(peers, given):
-            plans.setdefault(peer, []).extend(jobs[place : until : len(peers)])
-        given = until
-
-
-def _able(queue: Queue, plans: dict[Peer, list[Taken]]) -> list[Peer]:
-    """The workers with credit, in the order of their turns."""
-    for peer in [peer for peer in queue.free if peer.credit <= len(plans.get(peer, ()))]:
-        _leave_free(queue, peer)
-    return list(queue.free)
-
-
-def _least_busy(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
-    """To the worker of whose capacity the smallest share is leased; among equals, in turn."""
-    peers = _able(queue, plans)
-    heap = [
-        ((peer.unsettled + len(plans.get(peer, ()))) / peer.capacity, turn, peer) for turn, peer in enumerate(peers)
-    ]
-    heapify(heap)
-    turn = len(heap)
-    for job in jobs:
-        _, _, peer = heap[0]
-        plan = plans.setdefault(peer, [])
-        plan.append(job)
-        if peer.credit > len(plan):
-            del queue.free[peer]
-            queue.free[peer] = None
-            turn += 1
-            heapreplace(heap, ((peer.unsettled + len(plan)) / peer.capacity, turn, peer))
-        else:
-            _leave_free(queue, peer)
-            heappop(heap)
-
-
-def _random(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
-    """To any worker with credit, each as likely as the others."""
-    peers = _able(queue, plans)
-    for job in jobs:
-        place = state.random.randrange(len(peers))
-        peer = peers[place]
-        plan = plans.setdefault(peer, [])
-        plan.append(job)
-        if peer.credit <= len(plan):
-            _leave_free(queue, peer)
-            peers[place] = peers[-1]
-            peers.pop()
-
-
-_STRATEGIES = {"round_robin": _round_robin, "least_busy": _least_busy, "random": _random}
 
 
 def _check(
