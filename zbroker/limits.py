@@ -162,6 +162,15 @@ no new jobs are taken, since one of them may be finished already."""
 INLINE_RESULT_BYTES = 4096
 """A larger result lies in a row of its own, not in the block of finished jobs."""
 
+RECENT_MS = 10_000
+"""How long the end of a job of which nothing is kept stays in memory: who has just sent it may ask for it yet."""
+
+RECENT_JOBS = 100_000
+"""Ends of that kind at a time, at most: some 20 MB."""
+
+RECENT_BYTES = 32 * 1024 * 1024
+"""Bytes of their results."""
+
 LATE_TURN_MS = 500
 """A turn later than this is the broker's own stall: deadlines move by the gap."""
 

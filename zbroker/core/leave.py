@@ -295,7 +295,7 @@ def _expired(state: State, leaving: Leaving, change: Change) -> bool:
     _free(state, leaving)
     state.erase(leaving.id, changed=True, external=header.external)
     state.move(queue, JobState.LEASED, Event.DISCARD)
-    history.tell(state, leaving.id, JobState.DEAD, None, {"reason": "expired"})
+    history.tell_dropped(state, leaving.id)
     return True
 
 

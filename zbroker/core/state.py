@@ -15,6 +15,7 @@ from zbroker.core import rows
 from zbroker.core.entities import NEVER, NOTHING, Delivery, Found, HistoryIndex, Peer, Queue, Stream
 from zbroker.core.lanes import Ring
 from zbroker.core.policy import Options, QueuePolicy
+from zbroker.core.recent import Recent
 from zbroker.core.rows import Change
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
@@ -123,6 +124,7 @@ class State:
         self.schedules = 0  # how many there are
         self.topics = Topics()
         self.history = HistoryIndex()
+        self.recent = Recent()
         self.notices: list[Notice] = []
         self.disk_low = False
         self.draining = False
