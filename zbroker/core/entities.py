@@ -148,6 +148,7 @@ class Queue:
         "closed",
         "counts",
         "created_ms",
+        "dies_from",
         "floor",
         "free",
         "name",
@@ -172,6 +173,7 @@ class Queue:
         self.counts = Counts()
         self.next_sequence = 1
         self.floor = 0  # entries of a smaller sequence are void: a purge took them
+        self.dies_from = 0  # wall clock: who dies from now on died then at the earliest, after those of an order
         self.paused = False
         self.closed = False  # takes no new jobs
         self.served_ms = 0  # wall clock: when its last worker left; 0: none ever came
