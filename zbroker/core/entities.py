@@ -111,6 +111,7 @@ class Delivery:
         "ids",
         "limit",
         "open",
+        "outlived",
         "peer",
         "queue",
         "route",
@@ -132,6 +133,7 @@ class Delivery:
         self.alone = False  # a suspect, delivered to a worker that held nothing else
         self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
         self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
+        self.outlived: set[bytes] = set()  # those of its jobs whose timer of expiry fired while they ran
         self.digests: dict[bytes, bytes] = {}  # of those of its jobs whose ids somebody chose
         self.special: dict[bytes, Header] = {}  # those of its jobs for which `is_special` holds
 
