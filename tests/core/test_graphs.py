@@ -34,6 +34,7 @@ class Model:
         self.states: dict[str, str] = {}
         self.rules: dict[str, str] = {}
         self.waits: dict[str, set[str]] = {}
+        self.missed: dict[str, set[str]] = {}  # parents that died, and were not done since, while the child was dead
         self.expires: dict[str, int] = {}
 
     def put(self, identifier: str, parents: list[str], rule: str) -> None:
@@ -43,6 +44,7 @@ class Model:
         is_lost = any(end == "cancelled" or (end == "dead" and rule == "cancel") for end in ends.values())
         is_lost = is_lost and rule != "run"
         self.waits[identifier] = set() if is_lost else waiting
+        self.missed[identifier] = set()
         self.states[identifier] = "cancelled" if is_lost else "blocked" if waiting else "ready"
 
     def end(self, identifier: str, state: str) -> None:
@@ -51,11 +53,15 @@ class Model:
 
     def over(self, parent: str) -> None:
         how = self.states[parent]
+        for missed in self.missed.values() if how != "dead" else ():
+            missed.discard(parent)
         for child in [child for child, waits in self.waits.items() if parent in waits]:
             rule, is_blocked = self.rules[child], self.states[child] == "blocked"
             if how == "dead" and rule == "wait":
                 continue
             self.waits[child].discard(parent)
+            if how == "dead" and rule == "cancel" and not is_blocked:
+                self.missed[child].add(parent)
             if is_blocked and how != "done" and rule != "run":
                 self.end(child, "cancelled")
             elif is_blocked and not self.waits[child]:
@@ -136,6 +142,7 @@ class Run:
         if dead := self.model.in_state("dead"):
             identifier = dead[n % len(dead)]
             assert self.producer.order("replay", ids=[identifier.encode()]) == {"replayed": 1}
+            self.model.waits[identifier] |= self.model.missed[identifier]
             self.model.states[identifier] = "blocked" if self.model.waits[identifier] else "ready"
             self.model.expires.pop(identifier, None)
 

@@ -376,8 +376,8 @@ class Book:
                 self._check_parents(identifier, header, change)
 
     def _check_parents(self, identifier: bytes, header: Header, change: Change | None) -> None:
-        """All that it waits for is over, and in the way that its rule asks for. A dead one whose parent died as well
-        may be replayed: nothing is left that it would wait for."""
+        """All that it waits for is over, and in the way that its rule asks for. One that was dead and is replayed does
+        not wait for what nobody can bring back."""
         rule = header.options.get("on_parent_death", "cancel")
         was_replayed = change is not None and change.unexpiring
         for parent in header.options["after"]:
@@ -385,8 +385,8 @@ class Book:
                 self._check_batch(identifier, parent)
                 continue
             end = self.ended.get(parent)
-            is_done = end is not None and end.how == "done"
-            if not is_done and not ((rule == "run" or was_replayed) and self._is_over(parent)):
+            is_done = end is not None and (end.how == "done" or was_replayed)
+            if not is_done and not (rule == "run" and self._is_over(parent)):
                 raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
 
     def _check_batch(self, identifier: bytes, batch: bytes) -> None:

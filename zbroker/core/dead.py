@@ -126,9 +126,9 @@ def replay_one(state: State, identifier: bytes) -> bool:
         unique.claim(state, queue.name, identifier, options)
     state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
     batches.replayed(state, options, identifier)
-    parents = edges.waits_for(state, found)
-    if parents:
-        state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=len(parents)))
+    pending = edges.wait_again(state, found)
+    if pending:
+        state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=pending))
         state.move(queue, JobState.DEAD, Event.REPLAY_BLOCKED, 1, stored_bytes(found.record))
         return True
     first = queue.sequences(1)
