@@ -169,8 +169,9 @@ class Book:
         """Jobs ended together."""
         for position, identifier in enumerate(row.ids):
             result = row.results[position] if row.results else None
-            if identifier in self.ended and not (self.forgets and identifier in self.asked_again):
-                raise Violation(f"{_text(identifier)} ended twice: {self.ended[identifier].how}, now {row.state}")
+            end = self.ended.get(identifier)
+            if end is not None and not ((self.forgets or end.how in UNKEPT) and identifier in self.asked_again):
+                raise Violation(f"{_text(identifier)} ended twice: {end.how}, now {row.state}")
             if row.fence and holder.get(identifier) != row.fence:
                 raise Violation(
                     f"{_text(identifier)} ended by the delivery {row.fence}, and {holder.get(identifier)} has it"
@@ -210,8 +211,11 @@ class Book:
         else:
             queue = header_of(old).queue
             if queue == header.queue:
-                raise Violation(f"the record of {_text(identifier)} is written twice")
-            self.was_dead.add(identifier)
+                if queue not in self.purged or identifier not in self.asked_again:
+                    raise Violation(f"the record of {_text(identifier)} is written twice")
+                self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
+            else:
+                self.was_dead.add(identifier)
             del self.of_queue[queue][identifier]
             self.holder.pop(identifier, None)
         self.records[identifier] = record
