@@ -180,7 +180,7 @@ MUTANTS = (
         "an unknown settlement is not said again",
         "a worker gives up on a settlement whose number the broker has forgotten",
         "zworker/session.py",
-        "            self._send(settlements, now, sends)\n        else:\n",
+        "            self._send(settlements, now, sends, again=True)\n        else:\n",
         "            return\n        else:\n",
         ("tests/worker/test_session.py::test_a_settlement_of_which_nobody_knows_is_said_again",),
     ),
