@@ -12,7 +12,7 @@ from typing import Any
 
 from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, Refused, ZError
 from zclient.protocol import messages as m
-from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_RESULT_BYTES, MESSAGE_BYTES
+from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_PAYLOAD_BYTES, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
@@ -123,7 +123,8 @@ class WorkerSession:
         if fence in self._deliveries or fence in self._past:
             self.repeated += 1
             return
-        delivery = self._deliveries[fence] = Delivery(queue, fence, lease_ms, self._owner, now)
+        most = self.session.limits.get("payload_bytes", MAX_PAYLOAD_BYTES)
+        delivery = self._deliveries[fence] = Delivery(queue, fence, lease_ms, self._owner, now, most)
         new = [
             Job(delivery, identifier, attempt, record, large.get(position) if large else None)
             for position, (identifier, attempt, record) in enumerate(zip(ids, attempts, records, strict=True))
