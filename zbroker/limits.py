@@ -174,6 +174,9 @@ RECENT_BYTES = 32 * 1024 * 1024
 LATE_TURN_MS = 500
 """A turn later than this is the broker's own stall: deadlines move by the gap."""
 
+CUT_MS = 6_000
+"""A stall so long may have cost connections: peers give up after 8 s of silence, and pings are 2 s apart."""
+
 PRODUCER_KEPT_MS = 24 * 3600 * 1000
 """How long the batch numbers of a producer outlive its last batch: longer than any resend (`RESEND_LIMIT_MS`)."""
 
