@@ -32,12 +32,13 @@ class Rate(NamedTuple):
         return max(0, floor((self.slack - ahead + ROUNDING_MS) / self.interval) + 1)
 
     def take(self, used_until: float, now: int, jobs: int) -> float:
-        """The schedule after so many jobs."""
-        return max(used_until, now) + jobs * self.interval
+        """The schedule after so many jobs. A time within the millisecond before now was only rounded up to it, and
+        counts: 7 a second are 7, and not 6.99."""
+        return (used_until if used_until > now - 1 else now) + jobs * self.interval
 
     def next_at(self, used_until: float) -> int:
         """When the next one may go."""
-        return ceil(used_until - self.slack)
+        return ceil(used_until - self.slack - ROUNDING_MS / 2)
 
 
 def rate_of(value: tuple[int, int] | list[int] | int) -> Rate | None:
