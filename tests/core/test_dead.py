@@ -259,11 +259,13 @@ def test_after_a_clock_was_set_back_an_order_is_for_all_that_are_dead(verb: str,
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-@pytest.mark.parametrize("back_ms", [0, HOUR])
+@pytest.mark.parametrize("back_ms", [0, HOUR // 2, 2 * HOUR])
 def test_what_dies_again_is_replayed_once_by_an_order(back_ms: int, restarted: bool) -> None:
     bench = Bench()
     producer = bench.producer()
-    die(bench, producer, *(f"{n}" for n in range(20)))
+    die(bench, producer, *(f"{n}" for n in range(10)))
+    bench.advance(0, wall_ms=HOUR)
+    die(bench, producer, *(f"{n}" for n in range(10, 20)))
     bench.advance(0, wall_ms=-back_ms)
     producer.order("replay", queue="q", rate=20)
     if restarted:

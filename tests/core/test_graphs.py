@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.driven import RULES, Driven, Jobs
@@ -117,11 +117,24 @@ class Run(Driven[Model]):
                 self.model.over(identifier)
 
 
+DIED_ONE_AFTER_THE_OTHER: list[tuple[Any, ...]] = [
+    ("put", 2, 9),
+    ("deliver",),
+    ("advance", 3_000),
+    ("reject", 0),
+    ("replay", 0),
+    ("replay", 0),
+    ("replay", 0),
+]
+"""A child expires while it is blocked, its parent dies, and both are replayed."""
+
+
 @settings(max_examples=200)
+@example(DIED_ONE_AFTER_THE_OTHER)
 @given(STEPS)
 def test_against_a_model(steps: list[tuple[Any, ...]]) -> None:
     run = Run()
-    for step in [("put", 3, 7), *steps]:
+    for step in steps if steps is DIED_ONE_AFTER_THE_OTHER else [("put", 3, 7), *steps]:
         run.step(*step)
     while run.model.in_state(*LIVE):
         run.step("drop", 0)

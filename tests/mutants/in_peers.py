@@ -224,4 +224,12 @@ MUTANTS = (
         "            if reported:\n",
         ("tests/worker/test_session.py::test_a_lost_lease_is_told_once_and_its_outcome_is_not_sent",),
     ),
+    Mutant(
+        "a long stall costs leases",
+        "workers whose connections a stop of the broker cost have the grace alone to come back",
+        "zbroker/core/peers.py",
+        "    state.return_until = state.now + state.settings.return_ms\n",
+        "    state.return_until = state.now\n",
+        ("tests/core/test_leases.py::test_after_a_long_stall_workers_have_as_long_to_come_back_as_after_a_start",),
+    ),
 )
