@@ -32,9 +32,10 @@ class Rate(NamedTuple):
         return max(0, floor((self.slack - ahead + ROUNDING_MS) / self.interval) + 1)
 
     def take(self, used_until: float, now: int, jobs: int) -> float:
-        """The schedule after so many jobs. A time within the millisecond before now was only rounded up to it, and
-        counts: 7 a second are 7, and not 6.99."""
-        return (used_until if used_until > now - 1 else now) + jobs * self.interval
+        """The schedule after so many jobs. Where it may hardly run ahead, a time within the millisecond before now was
+        only rounded up to it, and counts: 7 a second are 7, and not 6.99."""
+        counts = used_until > (now - 1 + ROUNDING_MS if self.slack < 1 else now)
+        return (used_until if counts else now) + jobs * self.interval
 
     def next_at(self, used_until: float) -> int:
         """When the next one may go."""
