@@ -6,7 +6,7 @@ python following.py                 in another one; it brings its own worker
 
 import os
 
-from zclient import Client, JobCancelled, ResultExpired
+from zclient import Client, JobCancelled, NotFound
 from zworker import Job, Worker
 
 ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
@@ -51,16 +51,17 @@ def cancel(client: Client) -> None:
 
 
 def forget(client: Client) -> None:
-    """A result that the broker no longer keeps is an error at once, not a wait."""
+    """A queue may keep nothing: whoever waits, or asks a moment later, has the result all the same, and no more."""
     client.set_queue("scan", keep_done=0)
     job = client.send("scan", {"pages": 1})
     for status in job.watch(timeout=30):
         state = status.state
     print("ended as", state)
+    print("result, for a moment:", job.result(timeout=30))
     try:
-        job.result(timeout=30)
-    except ResultExpired:
-        print("its result is not kept")
+        job.status()
+    except NotFound:
+        print("nothing else is kept")
     client.unset_queue("scan", "keep_done")
 
 

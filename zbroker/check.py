@@ -256,7 +256,9 @@ class _Check:
             if parent not in options.get("after", ()):
                 self._report.fault(f"an edge is of {_text(child)}, which has no parent {_text(parent)}")
             elif not value and change is not None and change.state is State.BLOCKED:
-                self._read_waiting(parent, child, options.get("on_parent_death", "cancel"))
+                rule = options.get("on_parent_death", "cancel")
+                was_replayed = rule == "cancel" and change.unexpiring
+                self._read_waiting(parent, child, "wait" if was_replayed else rule)
         self._read_childless(ended)
 
     def _read_childless(self, parent: bytes | None) -> None:

@@ -242,6 +242,7 @@ class Config:
             calendar=Calendar(),
             grace_ms=values["grace"],
             return_ms=values["return_time"],
+            cut_ms=min(limits.CUT_MS, max(0, values["heartbeat_timeout"] - values["heartbeat_interval"])),
             max_payload=values["max_payload"],
             keep_done_count=values["keep_done_count"],
             max_peers=values["max_peers"],

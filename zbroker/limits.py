@@ -162,8 +162,20 @@ no new jobs are taken, since one of them may be finished already."""
 INLINE_RESULT_BYTES = 4096
 """A larger result lies in a row of its own, not in the block of finished jobs."""
 
+RECENT_MS = 10_000
+"""How long the end of a job of which nothing is kept stays in memory: who has just sent it may ask for it yet."""
+
+RECENT_JOBS = 100_000
+"""Ends of that kind at a time, at most: some 20 MB."""
+
+RECENT_BYTES = 32 * 1024 * 1024
+"""Bytes of their results."""
+
 LATE_TURN_MS = 500
 """A turn later than this is the broker's own stall: deadlines move by the gap."""
+
+CUT_MS = 6_000
+"""A stall so long may have cost connections: peers give up after 8 s of silence, and pings are 2 s apart."""
 
 PRODUCER_KEPT_MS = 24 * 3600 * 1000
 """How long the batch numbers of a producer outlive its last batch: longer than any resend (`RESEND_LIMIT_MS`)."""

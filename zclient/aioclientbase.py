@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from zclient import verbs
 from zclient.aioengine import AsyncEngine
 from zclient.clientbase import Follower
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
+from zclient.config import Config, Duration, OpenTransport
 from zclient.engine import Begin
 from zclient.errors import ClosedError
 from zclient.outbox import Parcel
@@ -21,7 +21,7 @@ class AsyncClientBase:
 
     def __init__(
         self,
-        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        endpoints: str | Sequence[str] | None = None,
         *,
         credentials: Any = None,
         name: str | None = None,

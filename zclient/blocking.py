@@ -32,7 +32,8 @@ CANCEL_S = 1.0
 
 
 class Client(Flows, TopicMethods):
-    """A producer's connection to a broker. Several endpoints are addresses of one broker.
+    """A producer's connection to a broker. Several endpoints are addresses of one broker. Without any the environment
+    says where it is (``ZBROKER_ENDPOINT``, as for the command lines), else it is ``tcp://127.0.0.1:5555``.
 
     ``timeout`` bounds every call that does not say otherwise. Nothing is sent before the first call. ``transport``
     makes what carries the session's frames; it is for brokers in the same process.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from zclient import verbs
-from zclient.config import DEFAULT_ENDPOINT, Config, Duration, OpenTransport
+from zclient.config import Config, Duration, OpenTransport
 from zclient.engine import Begin, Engine
 from zclient.errors import ClosedError
 from zclient.outbox import Parcel
@@ -29,7 +29,7 @@ class ClientBase:
 
     def __init__(
         self,
-        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        endpoints: str | Sequence[str] | None = None,
         *,
         credentials: Any = None,
         name: str | None = None,

@@ -19,6 +19,9 @@ from zclient.session import Session
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 
+ENDPOINT_VARIABLE = "ZBROKER_ENDPOINT"
+"""Where the broker is, for whoever is not told otherwise: one endpoint, or several with blanks between."""
+
 Duration = str | int | float | timedelta
 """``"5s"``, ``"300ms"``, a number of seconds, or a timedelta."""
 
@@ -37,7 +40,7 @@ class Config:
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        endpoints: str | Sequence[str] | None,
         credentials: Any,
         name: str | None,
         timeout: Duration,
@@ -49,7 +52,7 @@ class Config:
             raise InvalidArgument(f"a name has 1 to {limits.MAX_NAME_CHARS} characters")
         self.name = name
         self.timeout_ms = parse_duration(timeout) * 1000
-        self._endpoints = check_endpoints(endpoints)
+        self._endpoints = endpoints_of(endpoints)
         self._transport = transport or self._link
 
     def open(self) -> tuple[Session, Transport]:
@@ -67,6 +70,20 @@ class Config:
 
     def _link(self, session: Session) -> Transport:
         return Link(session, self._endpoints)
+
+
+def endpoints_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What was given, checked; for None what `ENDPOINT_VARIABLE` says, and without it `DEFAULT_ENDPOINT`.
+
+    `InvalidArgument` for what is no endpoint.
+    """
+    if given is not None:
+        return check_endpoints(given)
+    told = os.environ.get(ENDPOINT_VARIABLE, "").split()
+    try:
+        return check_endpoints(told or DEFAULT_ENDPOINT)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{ENDPOINT_VARIABLE}: {error}") from None
 
 
 def process_name() -> str:

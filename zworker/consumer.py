@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from zclient.config import Duration, OpenTransport
+from zclient.config import Duration, OpenTransport, endpoints_of
 from zclient.durations import parse_duration
 from zclient.errors import ClosedError, InvalidArgument, ZError
 from zclient.jobs import queue_name
-from zclient.link import check_endpoints
 from zclient.protocol.limits import MAX_QUEUES_PER_PEER
 from zclient.session import TICK_MS
 from zworker.job import Job
@@ -36,13 +35,14 @@ class Consumer:
     """``with Consumer(endpoints, "orders", credit=10) as consumer: for job in consumer: ... job.ack()``.
 
     ``credit`` is how many jobs it holds at once: those in hand, and those that wait for the loop. ``idle`` ends the
-    iteration after so long without a job; without it only `close` does. Leaving the block gives back what is not
+    iteration after so long without a job; without it only `close` does. ``endpoints`` may be None, as those of
+    `zclient.Client`. Leaving the block gives back what is not
     settled. Several threads may iterate. Raises `InvalidArgument`; a broker that is not there is waited for.
     """
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        endpoints: str | Sequence[str] | None,
         queues: str | Sequence[str],
         *,
         credit: int = 10,
@@ -56,8 +56,7 @@ class Consumer:
             raise InvalidArgument(f"a consumer serves 1 to {MAX_QUEUES_PER_PEER} queues, not {len(several)}")
         self.queues = [queue_name(queue) for queue in several]
         self._idle_ms = _FOREVER if idle is None else parse_duration(idle) * 1000
-        check_endpoints(endpoints)
-        self._endpoints = endpoints
+        self._endpoints = endpoints_of(endpoints)
         self._credit = credit
         self._name = name
         self._credentials = credentials

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Unpack
 
 from zclient.config import Duration, one_job
 from zclient.durations import duration_ms, parse_duration
-from zclient.errors import BatchTooLarge, InvalidArgument, LeaseLost
+from zclient.errors import BatchTooLarge, InvalidArgument, LeaseLost, PayloadTooLarge
 from zclient.joboptions import CopyOptions, JobOptions
 from zclient.jobs import decode_payload, encode_payload, wire_options
 from zclient.openbatches import BatchStatus
 from zclient.protocol import plans
-from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_PROGRESS_CHARS
+from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MAX_PAYLOAD_BYTES, MAX_PROGRESS_CHARS
 from zclient.protocol.messages import Group, Outcome, Publication, Sent
 from zclient.protocol.record import header_of, payload_of
 from zclient.topics import copy_options, one_publication
@@ -68,10 +68,29 @@ class Delivery:
     ``unsettled`` counts the jobs that are still to be settled; only then its lease is worth renewing.
     """
 
-    __slots__ = ("fence", "jobs", "lease_ms", "owner", "queue", "renew_at_ms", "unsettled", "until_ms")
+    __slots__ = (
+        "fence",
+        "jobs",
+        "lease_ms",
+        "max_payload_bytes",
+        "owner",
+        "queue",
+        "renew_at_ms",
+        "unsettled",
+        "until_ms",
+    )
 
-    def __init__(self, queue: str, fence: int, lease_ms: int, owner: Owner, now: float) -> None:
+    def __init__(
+        self,
+        queue: str,
+        fence: int,
+        lease_ms: int,
+        owner: Owner,
+        now: float,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
         self.queue = queue
+        self.max_payload_bytes = max_payload_bytes  # what the broker takes of those that its jobs send
         self.fence = fence
         self.lease_ms = lease_ms
         self.owner = owner
@@ -264,7 +283,7 @@ class Job:
         say), this job is not done either: it is tried again, with that error. ``options`` are those of
         `zclient.Client.send`; ``batch=job.batch`` adds it to this job's own batch, which may be closed for others.
         Raises `InvalidArgument` for what cannot be sent, for more than 1,000 jobs, or once this job is settled;
-        `BatchTooLarge` for more than 16 MiB in all.
+        `PayloadTooLarge` for a payload above the broker's `max_payload`; `BatchTooLarge` for more than 16 MiB in all.
         """
         group = one_job(queue, payload, id, wire_options(batch=batch, **options))
         self._add(group, len(group.payloads[0]))
@@ -285,6 +304,9 @@ class Job:
             raise self._settled_twice()
         if len(self.sends) >= MAX_BATCH_JOBS:
             raise InvalidArgument(f"a job sends at most {MAX_BATCH_JOBS} jobs with its ack")
+        most = self._delivery.max_payload_bytes
+        if size > most:
+            raise PayloadTooLarge(f"a payload of {size} bytes; the broker takes at most {most}", limit=most)
         if self.sent_bytes + size > MAX_BATCH_BYTES:
             raise BatchTooLarge(f"a job sends at most {MAX_BATCH_BYTES >> 20} MiB with its ack, all payloads together")
         self.sends.append(sent)

@@ -12,7 +12,7 @@ from typing import Any
 
 from zclient.errors import AnswerTimeout, PayloadTooLarge, ProtocolFault, Refused, ZError
 from zclient.protocol import messages as m
-from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_RESULT_BYTES, MESSAGE_BYTES
+from zclient.protocol.limits import MAX_BATCH_JOBS, MAX_ORDER_IDS, MAX_PAYLOAD_BYTES, MAX_RESULT_BYTES, MESSAGE_BYTES
 from zclient.requests import Request
 from zclient.session import Session
 from zworker.job import Delivery, Job, Owner
@@ -123,7 +123,8 @@ class WorkerSession:
         if fence in self._deliveries or fence in self._past:
             self.repeated += 1
             return
-        delivery = self._deliveries[fence] = Delivery(queue, fence, lease_ms, self._owner, now)
+        most = self.session.limits.get("payload_bytes", MAX_PAYLOAD_BYTES)
+        delivery = self._deliveries[fence] = Delivery(queue, fence, lease_ms, self._owner, now, most)
         new = [
             Job(delivery, identifier, attempt, record, large.get(position) if large else None)
             for position, (identifier, attempt, record) in enumerate(zip(ids, attempts, records, strict=True))
@@ -332,33 +333,43 @@ class WorkerSession:
             sends,
         )
 
-    def _send(self, settlements: list[m.Settlement], now: float, sends: Sequence[m.Sent] = ()) -> None:
+    def _send(
+        self, settlements: list[m.Settlement], now: float, sends: Sequence[m.Sent] = (), *, again: bool = False
+    ) -> None:
         self.unanswered += 1
-        self.session.settle(settlements, now, sends).on_done(lambda request: self._answered(request, now))
+        request = self.session.settle(settlements, now, sends)
+        request.on_done(lambda request: self._answered(request, now, again or request.sends > 1))
 
     # ---- what became of a settlement
 
-    def _answered(self, request: Request, now: float) -> None:
+    def _answered(self, request: Request, now: float, again: bool) -> None:
         self.unanswered -= 1
         settlements: list[m.Settlement]
         sends: list[m.Sent]
         settlements, sends = request.body
         if request.error is None:
-            kept = set() if request.value is None else self._refused(request.value, now)
+            kept = set() if request.value is None else self._refused(request, now, again)
             for fence, _, ids, _ in settlements:
                 self._forget(fence, [identifier for identifier in ids if identifier not in kept] if kept else ids)
         elif self._ended:
             return
         elif isinstance(request.error, AnswerTimeout):
             # The broker forgot the number, not the fence: to settle again is answered as the first time.
-            self._send(settlements, now, sends)
+            self._send(settlements, now, sends, again=True)
         else:
             self._not_taken(settlements, sends, request.error, now)
 
-    def _refused(self, answer: Any, now: float) -> set[bytes]:
-        """Take note of the verdicts; returns the ids of the jobs that are still this worker's, settled once more."""
+    def _refused(self, request: Request, now: float, again: bool) -> set[bytes]:
+        """Take note of the verdicts; returns the ids of the jobs that are still this worker's, settled once more.
+
+        ``again``: the settlements were said before, and the answer was lost. Then they may have counted the first time,
+        and the job be gone or with another worker since: only of an ack, which ends it, is "lost" a word for sure.
+        """
         kept: set[bytes] = set()
-        refused = answer.get("refused", ()) if isinstance(answer, dict) else ()
+        refused = request.value.get("refused", ()) if isinstance(request.value, dict) else ()
+        acked = {
+            (one.fence, identifier) for one in request.body[0] if one.outcome == m.Outcome.ACK for identifier in one.ids
+        }
         for entry in refused:
             if not isinstance(entry, list | tuple) or not 3 <= len(entry) <= 4:
                 self.faults.append(ProtocolFault("a settlement was refused in words that are not known"))
@@ -376,7 +387,7 @@ class WorkerSession:
                 told = reason_map("SendRefused", f"what it sent was refused: {entry[-1]}")
                 self.faults.append(Refused(f"job {job.id} is tried again: {told['text']}"))
                 self._send([m.Settlement(fence, int(m.Outcome.NACK), [identifier], [told])], now)
-            else:
+            elif not again or (verdict == "lost" and (fence, identifier) in acked):
                 self.refused += 1
                 job.lease_lost = True
         return kept

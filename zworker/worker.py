@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from zclient.config import DEFAULT_ENDPOINT, Duration, OpenTransport
+from zclient.config import Duration, OpenTransport, endpoints_of
 from zclient.durations import format_duration, parse_duration
 from zclient.errors import BrokerUnreachable, ClosedError, InvalidArgument
 from zclient.jobs import whole
-from zclient.link import check_endpoints
 from zclient.protocol.limits import MAX_CAPACITY, MAX_QUEUES_PER_PEER
 from zworker.loop import Loop
 from zworker.station import Station
@@ -40,12 +39,13 @@ class Worker:
     worker of its own.) ``drain_timeout`` is how long running handlers may take when it stops. ``transport`` puts
     something else in the place of a socket, such as a broker in the same process; the client's works the same.
 
-    ``endpoints``, ``concurrency``, ``name``, ``credentials`` and ``drain_timeout`` may be set until it runs.
+    Without ``endpoints`` the broker is where ``ZBROKER_ENDPOINT`` says, as for `zclient.Client`. ``endpoints``,
+    ``concurrency``, ``name``, ``credentials`` and ``drain_timeout`` may be set until it runs.
     """
 
     def __init__(
         self,
-        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        endpoints: str | Sequence[str] | None = None,
         *,
         concurrency: int = 8,
         name: str | None = None,
@@ -53,10 +53,9 @@ class Worker:
         drain_timeout: Duration = "30s",
         transport: OpenTransport | None = None,
     ) -> None:
-        check_endpoints(endpoints)
         whole(concurrency, "concurrency", 1, MAX_CAPACITY)
         parse_duration(drain_timeout)
-        self.endpoints = endpoints
+        self.endpoints: str | Sequence[str] = endpoints_of(endpoints)
         self.concurrency = concurrency
         self.name = name
         self.credentials = credentials

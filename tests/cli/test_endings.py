@@ -124,6 +124,8 @@ def test_4_refused_for_now(zclient: Zclient, scripted: ScriptedBroker) -> None:
 
 def test_5_not_found(zclient: Zclient, scripted: ScriptedBroker) -> None:
     scripted.answer_asks(show=refusal("not_found", "no job j1"))
+    refuses, knows_no_end = scripted.script, watched("unknown", None, None)
+    scripted.script = lambda message: [*refuses(message), *knows_no_end(message)]
     for verb in (["show"], ["result"], ["result", "--wait"], ["dead", "show"]):
         ended = zclient("-b", scripted.endpoint, *verb, "j1")
         assert (ended.code, ended.err) == (5, "zclient: no job j1\n")

@@ -115,6 +115,14 @@ def test_a_result_is_text_or_json(call: Zclient, broker: str, queue: str, value:
     assert told(call("result", identifier, "--json")) == value
 
 
+def test_a_result_of_which_nothing_is_kept_is_told_for_a_moment(call: Zclient, broker: str, queue: str) -> None:
+    call("queue", "set", queue, "keep_done=0")
+    identifier = call("send", queue, "1").out.strip()
+    serve(broker, queue, lambda job: job.ack("done"))
+    assert call("result", identifier).out == call("result", identifier, "--wait").out == "done\n"
+    assert call("show", identifier).code == 5
+
+
 # ---- send --batch
 
 

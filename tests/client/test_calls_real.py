@@ -34,6 +34,26 @@ def test_it_returns_what_the_handler_returns(broker: BrokerProcess, client: Clie
     assert {job.priority for job in client.jobs("c-reply")} <= {0, 5}
 
 
+def test_a_result_of_which_nothing_is_kept_is_told_though_the_job_was_over(
+    broker: BrokerProcess, client: Client
+) -> None:
+    client.set_queue("c-unkept", keep_done=0)
+    with Echo(broker.endpoint, "c-unkept"):
+        job = client.send("c-unkept", {"n": 1})
+        eventually(lambda: client.queue("c-unkept")["totals"]["done"] == 1)
+        assert job.result(timeout=10) == {"n": 1}
+
+        async def ask() -> Any:
+            async with AsyncClient(broker.endpoint) as other:
+                job = await other.send("c-unkept", {"n": 2})
+                while (await other.queue("c-unkept"))["totals"]["done"] < 2:
+                    pass
+                return await job.result(timeout=10)
+
+        assert asyncio.run(ask()) == {"n": 2}
+        assert [client.call("c-unkept", n) for n in range(100)] == list(range(100))
+
+
 def test_a_failure_is_raised(broker: BrokerProcess, client: Client) -> None:
     with Echo(broker.endpoint, "c-failure", refuse), pytest.raises(JobFailed) as caught:
         client.call("c-failure", timeout=10)

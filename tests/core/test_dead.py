@@ -242,6 +242,48 @@ def test_what_was_dropped_meanwhile_is_passed_over() -> None:
     bench.check()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("verb", ["replay", "drop"])
+def test_after_a_clock_was_set_back_an_order_is_for_all_that_are_dead(verb: str, restarted: bool) -> None:
+    bench = Bench()
+    producer = bench.producer()
+    die(bench, producer, "old", "older")
+    bench.advance(0, wall_ms=-HOUR)
+    die(bench, producer, "new")
+    if restarted:
+        restart(bench, producer)
+    assert producer.order(verb, queue="q")["dead"] == 3
+    bench.advance(1_000)
+    assert bench.counts("q") == ({"ready": 3} if verb == "replay" else {})
+    bench.check()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("back_ms", [0, HOUR // 2, 2 * HOUR])
+def test_what_dies_again_is_replayed_once_by_an_order(back_ms: int, restarted: bool) -> None:
+    bench = Bench()
+    producer = bench.producer()
+    die(bench, producer, *(f"{n}" for n in range(10)))
+    bench.advance(0, wall_ms=HOUR)
+    die(bench, producer, *(f"{n}" for n in range(10, 20)))
+    bench.advance(0, wall_ms=-back_ms)
+    producer.order("replay", queue="q", rate=20)
+    if restarted:
+        restart(bench, producer)
+    worker = bench.worker("w", "q", capacity=5)
+    for _ in range(200):
+        for identifier, fence in worker.jobs():
+            worker.reject(fence, identifier)
+        bench.advance(20)
+    assert bench.counts("q") == {"dead": 20}
+    assert all(producer.ask("show", id=b"%d" % n)["attempt"] == 1 for n in range(20))
+    assert bench.core.state.queues["q"].counts.totals["replayed"] == 20
+    producer.order("drop", queue="q")
+    bench.advance(100)
+    assert bench.counts("q") == {}
+    bench.check()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"reason": 1}, {"error": b"x"}, {"before": "now"}, {"before": -1}, {"before": True}, {"reason": "x" * 3000}],

@@ -356,6 +356,43 @@ def test_what_expired_stays_dead_when_the_clock_jumps_back() -> None:
     assert bench.counts("q") == {"leased": 2}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("way", ["release", "nack", "snooze", "lost"])
+def test_what_outlived_its_time_and_comes_back_after_the_clock_was_set_back_expires_in_time(
+    way: str, restarted: bool
+) -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.put("q", "a", ttl=1000, backoff="constant", backoff_min=DAY, backoff_max=DAY, backoff_jitter=0)
+    producer.put("q", "b", ttl=DAY)
+    fence = worker.job()[1]
+    bench.advance(1000)
+    bench.advance(0, wall_ms=-500)
+    producer.order("pause", queue="q")
+    if restarted:
+        bench.crash()
+        producer.connect()
+        worker.connect([m.Held(fence, [b"a"], [])])
+    if way == "lost":
+        worker.cut()
+        bench.advance(100, wall_ms=-2_100)  # a probe finds out that it is gone, and then there is a grace
+        bench.advance(2_000)
+    elif way == "snooze":
+        worker.snooze(fence, "a", delay=DAY)
+    else:
+        (worker.release if way == "release" else worker.nack)(fence, "a")
+    assert sum(bench.counts("q").values()) == 2 and "leased" not in bench.counts("q")
+    bench.check()
+    expires_at = producer.ask("show", id=b"a")["expires_at"]
+    assert expires_at > bench.wall
+    bench.advance(expires_at - bench.wall - 1)
+    assert "dead" not in bench.counts("q")
+    bench.advance(1)
+    assert bench.counts("q") == {"ready": 1, "dead": 1}
+    assert ended(producer, "a")[1] == "expired"
+    bench.check()
+
+
 def test_a_ghost_of_a_time_does_not_wake_another_job_of_its_id() -> None:
     """The timers of a job that moved on stay where they were, and it may wait for the same time elsewhere."""
     bench = Bench(keep_done_count=0)

@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.counted import BATCH, A, callback, rows_of
+from tests.core.driven import RULES, Driven, Jobs
 from tests.core.families import state_of
 from tests.core.flows import Step, W, job, messages_of, send
-from tests.core.harness import Bench
 from zclient.protocol import messages as m
 from zclient.protocol.plans import job_ids, step_id
 
-RULES = ["cancel", "run", "wait"]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("flow"), st.integers(0, 1 << 30), st.sampled_from([1, 1000])),
@@ -34,14 +33,12 @@ STEPS = st.lists(
 OVER = ("done", "dead", "cancelled")
 
 
-class Model:
-    """Jobs by id, each in a group or in none: a group is a step, or the batch. A delivered job is ready."""
+class Model(Jobs):
+    """Jobs by id, each in a group or in none: a group is a step, or the batch."""
 
     def __init__(self) -> None:
-        self.states: dict[str, str] = {}
+        super().__init__()
         self.group_of: dict[str, str] = {}
-        self.rules: dict[str, str] = {}
-        self.waits: dict[str, set[str]] = {}
         self.groups: dict[str, list[str]] = {}  # in the order of the plan
         self.after: dict[str, list[str]] = {}  # of steps
         self.rule_of: dict[str, str] = {}
@@ -129,19 +126,12 @@ class Model:
             return "dead"
         return "cancelled" if {"dead", "cancelled"} & set(ends.values()) else "done"
 
-    def in_state(self, *states: str) -> list[str]:
-        return sorted(identifier for identifier, state in self.states.items() if state in states)
 
-
-class Run:
+class Run(Driven[Model]):
     """The broker and the model, step by step."""
 
     def __init__(self) -> None:
-        self.bench = Bench(policy={"lease_ms": 10**9, "max_attempts": 1})
-        self.producer, self.worker = self.bench.producer(), self.bench.worker("w", "q", capacity=0)
-        self.model = Model()
-        self.held: dict[str, int] = {}  # id -> fence
-        self.sent = 0
+        super().__init__(Model(), more=2, dropped="cancelled")
         words = {"on_done": callback("x"), "on_settled": callback("x"), "on_death": callback("x")}
         self.producer.order("open_batch", id=A.encode(), keep_results=True, **words)
         self.model.make(A, [], [], "cancel", is_open=True)
@@ -149,9 +139,7 @@ class Run:
     def step(self, what: str, *arguments: Any) -> None:
         getattr(self, what)(*arguments)
         self.model.settle()
-        for identifier, fence in self.worker.jobs():
-            assert self.model.states[identifier] == "ready"
-            self.held[identifier] = fence
+        self.take()
         self.bench.check()
         self.compare()
 
@@ -175,9 +163,7 @@ class Run:
             steps = {step["name"]: tuple(step[name] for name in ("total", *OVER)) for step in flow["steps"]}
             assert steps == {group: model.counted(group) for group in model.groups if group != A}
             assert all(step["state"] == (model.ends[step["name"]] or step["state"]) for step in flow["steps"])
-        waiting = {key for key, value in self.bench.store.scan("edges", b"", b"\xff" * 99) if not value}
-        expected = {(parent, child) for child, parents in model.waits.items() for parent in parents}
-        assert waiting == {f"{parent}\0{child}".encode() for parent, child in expected}
+        self.check_waiting()
 
     def flow(self, seed: int, most: int) -> None:
         """A workflow of a few steps, each after some before it."""
@@ -229,44 +215,6 @@ class Run:
         self.producer.order("close_batch", id=A.encode())
         self.model.is_open[A] = False
 
-    def deliver(self) -> None:
-        self.worker.send(m.Capacity(len(self.held) + 2))
-        self.worker.send(m.Capacity(0))
-
-    def _settle(self, how: str, n: int, state: str) -> None:
-        if self.held:
-            identifier = sorted(self.held)[n % len(self.held)]
-            assert getattr(self.worker, how)(self.held.pop(identifier), identifier) == []
-            self.model.end(identifier, state)
-
-    def ack(self, n: int) -> None:
-        self._settle("ack", n, "done")
-
-    def reject(self, n: int) -> None:
-        self._settle("reject", n, "dead")
-
-    def cancel(self, n: int) -> None:
-        waiting = [name for name in self.model.in_state("blocked", "ready") if name not in self.held]
-        if waiting:
-            identifier = waiting[n % len(waiting)]
-            assert self.producer.order("cancel", id=identifier.encode()) == {"state": "cancelled"}
-            self.model.end(identifier, "cancelled")
-
-    def replay(self, n: int) -> None:
-        if dead := self.model.in_state("dead"):
-            identifier = dead[n % len(dead)]
-            assert self.producer.order("replay", ids=[identifier.encode()]) == {"replayed": 1}
-            self._goes_on(identifier)
-
-    def _goes_on(self, identifier: str) -> None:
-        self.model.states[identifier] = "blocked" if self.model.waits[identifier] else "ready"
-
-    def drop(self, n: int) -> None:
-        if dead := self.model.in_state("dead"):
-            identifier = dead[n % len(dead)]
-            assert self.producer.order("drop", ids=[identifier.encode()]) == {"dropped": 1}
-            self.model.end(identifier, "cancelled")
-
     def _of_flow(self) -> list[str]:
         return [one for group, jobs in self.model.groups.items() if group != A for one in jobs]
 
@@ -287,13 +235,7 @@ class Run:
         if dead and not self.model.stopped:
             assert self.producer.order("retry_workflow", id=W.encode())["dead"] == len(dead)
             for identifier in dead:
-                self._goes_on(identifier)
-
-    def crash(self) -> None:
-        self.bench.crash()
-        self.producer.connect()
-        self.worker.connect([m.Held(fence, [identifier.encode()], []) for identifier, fence in self.held.items()])
-        self.worker.take(m.Cancel)
+                self.model.goes_on(identifier)
 
 
 @settings(max_examples=200)

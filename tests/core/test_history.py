@@ -211,8 +211,81 @@ def test_large_results_go_with_their_jobs() -> None:
 def test_nothing_is_kept_if_so_told() -> None:
     bench, producer, _ = worked("a", policy={"keep_done_ms": 0})
     assert not list(bench.store.scan("history", b"", b"\xff"))
+    assert kept(producer, "a") == ""
+    bench.advance(broker_limits.RECENT_MS)
+    assert end(producer, "a") == ("unknown", None, None)
+
+
+# ---- of what nothing is kept
+
+
+def end(peer: Peer, identifier: str) -> tuple[str, bytes | None, dict[str, Any] | None]:
+    """What is told at once of a job that is over."""
+    peer.send(m.Watch([identifier.encode()]))
+    (told,) = peer.ends().values()
+    return told
+
+
+@pytest.mark.parametrize("nothing", [{"policy": {"keep_done_ms": 0}}, {"keep_done_count": 0}])
+def test_who_asks_a_moment_later_is_told_the_end_of_which_nothing_is_kept(nothing: dict[str, Any]) -> None:
+    bench, producer, worker = worked("a", **nothing)
+    producer.put("q", "b")
+    worker.ack(worker.job()[1], "b", results=[bytes(limits.MAX_RESULT_BYTES)])
+    bench.advance(broker_limits.RECENT_MS - 2)
+    assert end(producer, "a") == ("done", b"of a", None)
+    assert end(bench.producer("other"), "a") == ("done", b"of a", None)
+    assert end(producer, "b") == ("done", bytes(limits.MAX_RESULT_BYTES), None)
+    bench.advance(2)
+    assert end(producer, "a") == end(producer, "b") == ("unknown", None, None)
+    bench.check()
+
+
+def test_why_one_was_cancelled_of_which_nothing_is_kept_is_told_a_moment_later() -> None:
+    bench = Bench(policy={"keep_done_ms": 0})
+    producer, worker = bench.producer(), bench.worker("w", "first", "q")
+    producer.put("q", "plain", delay=1000)
+    producer.order("cancel", id=b"plain")
+    producer.put("first", "parent", max_attempts=1)
+    producer.put("q", "child", after=[b"parent"])
+    worker.nack(worker.job()[1], "parent")
+    producer.order("set", queue="q", options={"on_expiry": "drop"})
+    producer.order("pause", queue="q")
+    producer.put("q", "late", ttl=10)
+    bench.advance(10)
+    assert end(producer, "plain") == ("cancelled", None, {"reason": "cancelled"})
+    assert end(producer, "child") == ("cancelled", None, {"reason": "parent", "parent": b"parent"})
+    assert end(producer, "late") == ("dead", None, {"reason": "expired"})
+
+
+def test_an_id_that_is_used_again_is_another_job() -> None:
+    bench, producer, worker = worked("a", policy={"keep_done_ms": 0})
+    bench.advance(5000)
+    producer.put("q", "a")
     producer.send(m.Watch([b"a"]))
-    assert producer.ends() == {"a": ("unknown", None, None)}
+    assert producer.ends() == {}, "it goes on"
+    worker.ack(worker.job()[1], "a", results=[b"second"])
+    assert producer.ends()["a"] == ("done", b"second", None)
+    bench.advance(broker_limits.RECENT_MS - 1)
+    assert end(producer, "a") == ("done", b"second", None), "the first one was forgotten meanwhile"
+
+
+def test_ends_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_limits, "RECENT_JOBS", 3)
+    monkeypatch.setattr(broker_limits, "RECENT_BYTES", 10)
+    bench, producer, _ = worked("a", "b", "c", "d", policy={"keep_done_ms": 0})  # results of 4 bytes each
+    assert [end(producer, one)[0] for one in "abcd"] == ["unknown", "unknown", "done", "done"]
+    monkeypatch.setattr(broker_limits, "RECENT_BYTES", 1000)
+    worker = bench.worker("x", "r", capacity=4)
+    producer.put("r", *"efgh")
+    worker.ack(worker.one(m.Deliver).fence, *"efgh")
+    assert [end(producer, one)[0] for one in "cdefgh"] == ["unknown"] * 6, "together they are more than may be"
+
+
+def test_a_restart_forgets_ends_of_which_nothing_is_kept() -> None:
+    bench, producer, _ = worked("a", policy={"keep_done_ms": 0})
+    bench.crash()
+    producer.connect()
+    assert end(producer, "a") == ("unknown", None, None)
 
 
 # ---- each queue keeps for itself
@@ -227,9 +300,12 @@ def finished_in(bench: Bench, producer: Peer, worker: Peer, queue: str, *ids: st
 
 def kept(producer: Peer, *ids: str) -> str:
     """Those of the ids that history holds, as one text."""
-    producer.send(m.Watch([identifier.encode() for identifier in ids]))
-    ends = producer.ends()
-    return "".join(identifier for identifier in ids if ends[identifier][0] != "unknown")
+    held = ""
+    for identifier in ids:
+        number = producer.next_number()
+        producer.send(m.Ask(number, "show", {"id": identifier.encode()}))
+        held += identifier if isinstance(producer.answer(number), m.Answer) else ""
+    return held
 
 
 def test_each_queue_keeps_its_finished_jobs_as_long_as_it_says() -> None:

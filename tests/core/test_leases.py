@@ -8,8 +8,8 @@ from tests.core.harness import Bench, Peer
 from zclient.protocol import messages as m
 
 
-def holding(*ids: str, lease_ms: int = 30_000) -> tuple[Bench, Peer, int]:
-    bench = Bench(policy={"lease_ms": lease_ms})
+def holding(*ids: str, lease_ms: int = 30_000, **settings: int) -> tuple[Bench, Peer, int]:
+    bench = Bench(policy={"lease_ms": lease_ms}, **settings)
     worker = bench.worker("w", "q", capacity=len(ids))
     bench.producer().put("q", *ids)
     fence = worker.one(m.Deliver).fence
@@ -190,4 +190,35 @@ def test_a_stall_moves_the_grace_of_a_silent_worker() -> None:
     bench.settle_down()
     assert worker.connect([m.Held(fence, [b"a"], [])]).lost == []
     assert bench.counts("q") == {"leased": 1}
+    bench.check()
+
+
+@pytest.mark.parametrize("silent_before", [False, True])
+def test_after_a_long_stall_workers_have_as_long_to_come_back_as_after_a_start(silent_before: bool) -> None:
+    bench, worker, fence = holding("a", grace_ms=100)
+    if silent_before:
+        bench.core.unreachable(worker.route)
+        bench.turn()
+    bench.now += 7_000
+    bench.wall += 7_000
+    bench.turn(stalled_ms=7_000)
+    worker.cut()  # it gave up meanwhile, and a probe finds out
+    bench.advance(4_999)
+    assert bench.counts("q") == {"leased": 1}
+    assert worker.connect([m.Held(fence, [b"a"], [])]).lost == []
+    bench.advance(1)
+    worker.cut()
+    bench.advance(1_100)
+    assert bench.counts("q") == {"ready": 1}, "from then on it is the grace that counts"
+    bench.check()
+
+
+def test_after_a_short_stall_it_is_the_grace_that_counts() -> None:
+    bench, worker, _ = holding("a", grace_ms=100)
+    bench.now += 5_999
+    bench.wall += 5_999
+    bench.turn(stalled_ms=5_999)
+    worker.cut()
+    bench.advance(1_100)
+    assert bench.counts("q") == {"ready": 1}
     bench.check()

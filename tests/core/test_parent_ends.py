@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.core.counted import BATCH, A
 from tests.core.families import edges, group, parents, run_all, send, state_of, states, unfinished
 from tests.core.harness import Bench, Peer
 from zbroker import limits
@@ -259,6 +260,103 @@ def test_an_expired_child_that_is_replayed_is_blocked_again() -> None:
     assert run_all(worker) == ["a"]
     assert run_all(bench.worker("v", "next")) == ["b"]
     assert edges(bench) == unfinished(bench) == []
+    bench.check()
+
+
+@pytest.mark.parametrize("order", ["child first", "parent first", "queue"])
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("way", DEAD)
+def test_a_dead_child_that_is_replayed_waits_for_a_parent_that_died_meanwhile(
+    way: Way, restarted: bool, order: str
+) -> None:
+    bench, producer, worker = family(False, ttl=5_000)
+    if way is out_of_attempts:
+        bench.advance(4_999)  # that way looks at the child between its two attempts
+        worker.nack(worker.job()[1], "a", delay=0)
+        bench.advance(1)
+        worker.nack(worker.job()[1], "a", delay=0)
+    else:
+        bench.advance(5_000)
+        way(bench, producer, worker)
+    if restarted:
+        bench.crash()
+        producer.connect()
+        worker.connect()
+    assert state_of(producer, "b") == "dead"
+    names = ["a", "b"] if order == "parent first" else ["b", "a"]
+    for name in names:
+        if order == "queue":
+            producer.order("replay", queue="next" if name == "b" else "q")
+            bench.settle_down()
+        elif way is not moved or name == "b":
+            producer.order("replay", ids=[name.encode()])
+        bench.check()
+    assert state_of(producer, "b") == "blocked"
+    reader = bench.worker("v", "next", "graves")
+    assert reader.ids() == (["a"] if way is moved else [])
+    if way is moved:
+        reader.ack(bench.core.state.leased[b"a"].fence, "a")
+    else:
+        assert run_all(worker) == ["a"]
+    assert run_all(reader) == ["b"]
+    assert edges(bench) == unfinished(bench) == []
+    bench.check()
+
+
+@pytest.mark.parametrize("end", ["dropped", "dies again"])
+def test_a_replayed_child_is_cancelled_when_its_parent_is_not_done_after_all(end: str) -> None:
+    bench, producer, worker = family(False, ttl=5_000)
+    bench.advance(5_000)
+    rejected(bench, producer, worker)
+    producer.order("replay", ids=[b"b"])
+    (reason,) = producer.ask("why", id=b"b")["reasons"]
+    assert (reason["text"], reason["waits_for"]) == ("it waits for 1 of 1 jobs: a (dead)", ["a"])
+    if end == "dropped":
+        producer.order("drop", ids=[b"a"])
+    else:
+        producer.order("replay", ids=[b"a"])
+        rejected(bench, producer, worker)
+    assert state_of(producer, "b") == "cancelled"
+    assert edges(bench) == unfinished(bench) == []
+    bench.check()
+
+
+def test_a_replayed_child_waits_for_a_batch_that_died_meanwhile() -> None:
+    bench = Bench(policy={"max_attempts": 1})
+    producer, worker = bench.producer(), bench.worker("w", "q")
+    producer.order("open_batch", id=A.encode())
+    producer.put("q", "a", **BATCH)
+    producer.put("next", "b", after=[A.encode()], ttl=5_000)
+    producer.order("close_batch", id=A.encode())
+    bench.advance(5_000)
+    rejected(bench, producer, worker)
+    assert states(producer, "a b") == ["dead", "dead"]
+    for queue in ("next", "q"):
+        producer.order("replay", queue=queue)
+        bench.settle_down()
+        assert state_of(producer, "b") == "blocked"
+        bench.check()
+    assert run_all(worker) == ["a"]
+    assert run_all(bench.worker("v", "next")) == ["b"]
+    bench.check()
+
+
+def test_a_replayed_child_does_not_wait_for_what_is_gone() -> None:
+    bench, producer, worker = family(False, ttl=5_000)
+    bench.advance(5_000)
+    dropped(bench, producer, worker)
+    producer.order("replay", ids=[b"b"])
+    assert run_all(bench.worker("v", "next")) == ["b"]
+    assert edges(bench) == []
+    bench.check()
+
+
+def test_a_replayed_child_that_runs_in_any_case_waits_for_nobody() -> None:
+    bench, producer, worker = family(False, "run", ttl=5_000)
+    bench.advance(5_000)
+    rejected(bench, producer, worker)
+    producer.order("replay", ids=[b"b"])
+    assert run_all(bench.worker("v", "next")) == ["b"]
     bench.check()
 
 

@@ -193,7 +193,8 @@ def test_following(endpoint: str) -> None:
         "and then: cancelled with the wish kept: True",
         "listed: ['cancelled', 'cancelled']",
         "ended as done",
-        "its result is not kept",
+        "result, for a moment: 1 pages",
+        "nothing else is kept",
     ]
 
 

@@ -290,4 +290,47 @@ MUTANTS = (
         "LATE_MS = 0\n",
         ("tests/core/test_schedules.py::test_occurrences_of_the_last_minute_are_on_time_whatever_is_caught_up_on",),
     ),
+    Mutant(
+        "nothing kept and nothing told",
+        "who waits for a job of a queue that keeps nothing, and asks when it is over, is told that nobody knows it",
+        "zbroker/core/queries.py",
+        "    return state.recent.end_of(identifier) or composed.end_of(state, identifier)\n",
+        "    return composed.end_of(state, identifier)\n",
+        ("tests/core/test_history.py::test_who_asks_a_moment_later_is_told_the_end_of_which_nothing_is_kept",),
+    ),
+    Mutant(
+        "an order forgets who died in the future",
+        "after the clock was set back a replay of a queue misses those that died before that",
+        "zbroker/core/orders.py",
+        "    newest = max(state.wall, dead.newest_ms(state, queue))\n",
+        "    newest = state.wall\n",
+        ("tests/core/test_dead.py::test_after_a_clock_was_set_back_an_order_is_for_all_that_are_dead",),
+    ),
+    Mutant(
+        "who dies again is replayed again",
+        "a job that dies while its queue is replayed is replayed by the same order once more",
+        "zbroker/core/works.py",
+        "        queue.dies_from = max(queue.dies_from, work.until + 1)",
+        "        queue.dies_from = max(queue.dies_from, 0)",
+        ("tests/core/test_dead.py::test_what_dies_again_is_replayed_once_by_an_order",),
+    ),
+    Mutant(
+        "a time that fired is gone",
+        "a job whose time passed while it ran does not expire when the clock is set back and it returns",
+        "zbroker/core/timers.py",
+        "            found.delivery.outlived.add(identifier)\n",
+        "            continue\n",
+        (
+            "tests/core/test_expiry.py"
+            "::test_what_outlived_its_time_and_comes_back_after_the_clock_was_set_back_expires_in_time",
+        ),
+    ),
+    Mutant(
+        "a replayed child waits for no parent",
+        "a dead child is replayed while its parent is dead, and runs at once",
+        "zbroker/core/edges.py",
+        " or (died and edge == SETTLED and _died(state, one))]\n",
+        "]\n",
+        ("tests/core/test_parent_ends.py::test_a_dead_child_that_is_replayed_waits_for_a_parent_that_died_meanwhile",),
+    ),
 )

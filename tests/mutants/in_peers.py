@@ -196,7 +196,7 @@ MUTANTS = (
         "an unknown settlement is not said again",
         "a worker gives up on a settlement whose number the broker has forgotten",
         "zworker/session.py",
-        "            self._send(settlements, now, sends)\n        else:\n",
+        "            self._send(settlements, now, sends, again=True)\n        else:\n",
         "            return\n        else:\n",
         ("tests/worker/test_session.py::test_a_settlement_of_which_nobody_knows_is_said_again",),
     ),
@@ -239,5 +239,13 @@ MUTANTS = (
         "            if not job.unsettled:\n                continue\n            if reported:\n",
         "            if reported:\n",
         ("tests/worker/test_session.py::test_a_lost_lease_is_told_once_and_its_outcome_is_not_sent",),
+    ),
+    Mutant(
+        "a long stall costs leases",
+        "workers whose connections a stop of the broker cost have the grace alone to come back",
+        "zbroker/core/peers.py",
+        "    state.return_until = state.now + state.settings.return_ms\n",
+        "    state.return_until = state.now\n",
+        ("tests/core/test_leases.py::test_after_a_long_stall_workers_have_as_long_to_come_back_as_after_a_start",),
     ),
 )

@@ -169,8 +169,9 @@ class Book:
         """Jobs ended together."""
         for position, identifier in enumerate(row.ids):
             result = row.results[position] if row.results else None
-            if identifier in self.ended and not (self.forgets and identifier in self.asked_again):
-                raise Violation(f"{_text(identifier)} ended twice: {self.ended[identifier].how}, now {row.state}")
+            end = self.ended.get(identifier)
+            if end is not None and not ((self.forgets or end.how in UNKEPT) and identifier in self.asked_again):
+                raise Violation(f"{_text(identifier)} ended twice: {end.how}, now {row.state}")
             if row.fence and holder.get(identifier) != row.fence:
                 raise Violation(
                     f"{_text(identifier)} ended by the delivery {row.fence}, and {holder.get(identifier)} has it"
@@ -210,8 +211,11 @@ class Book:
         else:
             queue = header_of(old).queue
             if queue == header.queue:
-                raise Violation(f"the record of {_text(identifier)} is written twice")
-            self.was_dead.add(identifier)
+                if queue not in self.purged or identifier not in self.asked_again:
+                    raise Violation(f"the record of {_text(identifier)} is written twice")
+                self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
+            else:
+                self.was_dead.add(identifier)
             del self.of_queue[queue][identifier]
             self.holder.pop(identifier, None)
         self.records[identifier] = record
@@ -376,8 +380,8 @@ class Book:
                 self._check_parents(identifier, header, change)
 
     def _check_parents(self, identifier: bytes, header: Header, change: Change | None) -> None:
-        """All that it waits for is over, and in the way that its rule asks for. A dead one whose parent died as well
-        may be replayed: nothing is left that it would wait for."""
+        """All that it waits for is over, and in the way that its rule asks for. One that was dead and is replayed does
+        not wait for what nobody can bring back."""
         rule = header.options.get("on_parent_death", "cancel")
         was_replayed = change is not None and change.unexpiring
         for parent in header.options["after"]:
@@ -385,8 +389,8 @@ class Book:
                 self._check_batch(identifier, parent)
                 continue
             end = self.ended.get(parent)
-            is_done = end is not None and end.how == "done"
-            if not is_done and not ((rule == "run" or was_replayed) and self._is_over(parent)):
+            is_done = end is not None and (end.how == "done" or was_replayed)
+            if not is_done and not (rule == "run" and self._is_over(parent)):
                 raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
 
     def _check_batch(self, identifier: bytes, batch: bytes) -> None:

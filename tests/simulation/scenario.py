@@ -291,7 +291,10 @@ class Scenario:
             return False
         moving = (State.READY, State.SCHEDULED, State.LEASED)
         queues = self.broker.core.state.queues.values()
-        if self._works or any(queue.counts.jobs[state] for queue in queues for state in moving):
+        paused = [queue.name for queue in queues if queue.paused]
+        for name in paused:  # by one who waited no longer for the answer: on its way it was behind the janitor
+            self.insist(verbs.gate("resume", name))
+        if paused or self._works or any(queue.counts.jobs[state] for queue in queues for state in moving):
             return False
         return all(map(self._waits_for_dead, self.book.live()))
 

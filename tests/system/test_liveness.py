@@ -152,6 +152,28 @@ def test_a_broker_that_stood_still_punishes_nobody(system: System) -> None:
     assert (job.status().attempts, len(worker.named("run"))) == (1, 1)
 
 
+def test_a_broker_that_stood_still_beyond_the_heartbeats_waits_for_its_workers(system: System) -> None:
+    broker = system.broker(**{**QUICK, "grace": "0s"})
+    client = system.client(broker.endpoint)
+    proxy = system.proxy(broker.endpoint)
+    worker = system.worker(proxy.endpoint)
+    job = wait_in(worker, client)
+    stopwatch = system.run("stopwatch", ms=2500)
+    broker.freeze()
+    stopwatch.expect("over")
+    proxy.go_dark()
+    proxy.cut()  # both ends gave up, and the worker is not back yet when the broker goes on
+    broker.thaw()
+    broker.told.expect("stalled")
+    broker.told.expect("worker silent")
+    let_pass(client, 0.5)
+    proxy.come_back()
+    eventually(lambda: connected_for_ms(client, worker))
+    worker.say("go")
+    assert job.result(timeout=10) == 0
+    assert (job.status().attempts, len(worker.named("run"))) == (1, 1)
+
+
 def test_a_job_that_kills_its_workers_is_dead_and_takes_no_other_along(system: System) -> None:
     broker = system.broker(poison_losses=3, **QUICK)
     client = system.client(broker.endpoint)

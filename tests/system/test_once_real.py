@@ -69,6 +69,7 @@ def test_of_one_unique_text_exactly_one_job_runs(system: System) -> None:
     assert len(told) >= 530 and len(set(told)) == 1, "every answer names the same job"
     worker = system.worker(broker.endpoint, concurrency=4)
     eventually(lambda: ends(client, "q"))
+    worker.expect("end")
     assert runs_of([worker]) == {told[0]: 1}
     totals = client.queue("q")["totals"]
     assert (totals["put"], totals["done"]) == (1, 1)

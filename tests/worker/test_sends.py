@@ -9,7 +9,7 @@ from tests.worker.brokers import WAIT_S
 from tests.worker.conversation import Conversation
 from tests.worker.test_worker_real import serving
 from zclient import Client, InvalidArgument, JobFailed
-from zclient.errors import BatchTooLarge
+from zclient.errors import BatchTooLarge, PayloadTooLarge
 from zclient.jobs import encode_payload
 from zclient.protocol import messages as m
 from zclient.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_JOBS, MESSAGE_BYTES
@@ -98,14 +98,29 @@ def test_a_job_sends_so_many_and_so_much_and_no_more(talk: Conversation) -> None
         a.send("mail", n)
     with pytest.raises(InvalidArgument, match="at most 1000 jobs"):
         a.send("mail")
-    for _ in range(MAX_BATCH_BYTES // (1 << 20) - 1):
-        b.send("mail", bytes(1 << 20))
+    for _ in range(MAX_BATCH_BYTES // (1 << 20)):
+        b.send("mail", bytes((1 << 20) - 6))  # and 5 bytes of msgpack
     with pytest.raises(BatchTooLarge, match="16 MiB"):
-        b.send("mail", bytes(1 << 20))
+        b.send("mail", bytes((1 << 20) - 6))
     b.send("mail", 1)
     a.ack()
     b.ack()
     assert [[sent.id for sent in told.sends] for told in settles(talk)] == [[b"a"], [b"b"]]
+
+
+def test_a_payload_above_the_limit_of_the_broker_is_said_at_once(talk: Conversation) -> None:
+    (job,) = talk.deliver(7, "a")
+    talk.say(m.Welcome(1, b"broker", 1, {"payload_bytes": 100}, []))
+    (other,) = talk.deliver(8, "b")
+    job.send("mail", bytes(98))
+    for send in (other.send, other.publish):
+        with pytest.raises(PayloadTooLarge, match="a payload of 101 bytes") as caught:
+            send("mail", bytes(99))
+        assert caught.value.details == {"limit": 100}
+        send("mail", bytes(98))
+    other.ack()
+    ((sent,),) = [settle.sends for settle in settles(talk)]
+    assert len(sent.groups) == len(sent.publications) == 1
 
 
 def test_no_message_carries_more_than_a_broker_takes(talk: Conversation) -> None:
@@ -235,6 +250,26 @@ def test_what_is_refused_is_an_error_of_the_run(broker: str, client: Client, que
         client.send(queue).result(timeout=WAIT_S)
     assert caught.value.error is not None
     assert caught.value.error["type"] == "SendRefused" and "queue_full" in caught.value.error["text"]
+
+
+def test_a_payload_that_the_broker_would_not_take_can_be_sent_in_another_way(
+    broker: str, client: Client, queue: str
+) -> None:
+    worker = Worker(broker)
+
+    @worker.task(queue, max_attempts=1)
+    def make(job: Job, size: int) -> int:
+        try:
+            job.send(queue + "-next", bytes(size))
+        except PayloadTooLarge as error:
+            most: int = error.details["limit"]
+            job.send(queue + "-next", bytes(most - 5))
+            return most
+        return 0
+
+    with serving(worker):
+        assert client.send(queue, {"size": 2 << 20}).result(timeout=WAIT_S) == 1 << 20
+    assert [row["ready"] for row in client.queues() if row["queue"] == queue + "-next"] == [1]
 
 
 def test_a_consumer_sends_as_well(broker: str, client: Client, queue: str) -> None:

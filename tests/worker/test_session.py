@@ -181,6 +181,31 @@ def test_a_verdict_marks_the_lease_as_lost(talk: Conversation, verdict: str) -> 
     assert talk.worker.held() == []
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "is_sure"),
+    [("ack", "lost", True), ("ack", "unknown", False), ("release", "lost", False), ("nack", "lost", False)],
+)
+def test_a_verdict_on_what_was_said_before_says_only_of_an_ack_that_it_did_not_count(
+    talk: Conversation, outcome: str, verdict: str, is_sure: bool, forgotten: bool
+) -> None:
+    (job,) = talk.deliver(7, "aa")
+    getattr(job, outcome)()
+    (settle,) = talk.sent()
+    if forgotten:
+        assert isinstance(settle, m.Settle)
+        talk.say(m.Failure(settle.number, "outcome_unknown", "the number is forgotten", {}))
+    else:
+        talk.worker.session.disconnected(talk.now)
+        talk.connect()
+    (settle,) = talk.sent()
+    assert isinstance(settle, m.Settle)
+    talk.say(m.Answer(settle.number, {"refused": [[7, b"aa", verdict]]}))
+    assert talk.worker.refused == job.lease_lost == is_sure
+    assert talk.worker.unanswered == 0 and talk.worker.unsettled == 0
+    assert talk.worker.held() == []
+
+
 def test_a_result_that_the_broker_finds_too_large_rejects_the_job(talk: Conversation) -> None:
     a, b = talk.deliver(7, "a", "b")
     a.ack("x")

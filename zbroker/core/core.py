@@ -82,10 +82,12 @@ class Core:
 
     def stalled(self, gap_ms: int) -> None:
         """The broker itself stood still that long: no deadline of others moves meanwhile, and none expires before
-        what they sent was read."""
+        what they sent was read. After a long one, workers whose connections are gone may come back as after a start."""
         self._shift += gap_ms
         self.state.now -= gap_ms
         self._hold_expiry = True
+        if gap_ms >= self.state.settings.cut_ms:
+            peers.await_return(self.state)
         self.state.notice("warning", "stalled", gap_ms=gap_ms)
 
     def receive(self, route: bytes, message: m.Message) -> None:

@@ -35,14 +35,15 @@ def bury(state: State, queue: Queue, identifier: bytes, record: bytes, change: C
     unique.release(state, queue.name, identifier, header.options, ran=way[0] is JobState.LEASED)
     moves = bool(queue.policy.dead_to) and queue.policy.dead_to != queue.name
     edges.over(state, identifier, header.options, change, edges.DEAD, moves=moves)
-    change = change._replace(reason=reason, ended_ms=state.wall)
+    ended_ms = max(state.wall, queue.dies_from)
+    change = change._replace(reason=reason, ended_ms=ended_ms)
     cause = cause_of(change)
     if moves:
         cause["moved_to"] = queue.policy.dead_to
         _move(state, queue, identifier, record, change, way)
     else:
         state.write_change(identifier, change._replace(state=JobState.DEAD))
-        state.tick.rows["dead"][rows.dead_key(queue.name, state.wall, identifier)] = reason.encode()
+        state.tick.rows["dead"][rows.dead_key(queue.name, ended_ms, identifier)] = reason.encode()
         state.move(queue, *way[:2], 1, way[2])
         if queue.policy.keep_dead_ms or queue.policy.keep_dead_count:
             state.retain_at = min(state.retain_at, state.wall)
@@ -125,9 +126,9 @@ def replay_one(state: State, identifier: bytes) -> bool:
         unique.claim(state, queue.name, identifier, options)
     state.tick.rows["dead"][rows.dead_key(queue.name, change.ended_ms, identifier)] = None
     batches.replayed(state, options, identifier)
-    parents = edges.waits_for(state, found)
-    if parents:
-        state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=len(parents)))
+    pending = edges.wait_again(state, found)
+    if pending:
+        state.write_change(identifier, _anew(change, 0)._replace(state=JobState.BLOCKED, pending=pending))
         state.move(queue, JobState.DEAD, Event.REPLAY_BLOCKED, 1, stored_bytes(found.record))
         return True
     first = queue.sequences(1)
@@ -136,6 +137,13 @@ def replay_one(state: State, identifier: bytes) -> bool:
     queue.ring.add(found.place, first, [identifier], state.tick)
     state.hot[queue] = None
     return True
+
+
+def newest_ms(state: State, queue: Queue) -> int:
+    """The latest time at which a dead job of the queue died, by the wall clock of then: it may have been set back."""
+    prefix = rows.queue_prefix(queue.name)
+    newest = next(state.view.scan("dead", prefix, rows.beyond(prefix), backwards=True), None)
+    return rows.split_dead_key(newest[0])[1] if newest is not None else 0
 
 
 def refuse_replay(state: State, ids: list[bytes]) -> None:

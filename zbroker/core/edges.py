@@ -299,9 +299,30 @@ def _parent_is_over(state: State, parent: bytes, child: bytes, how: str) -> int:
 
 
 def waits_for(state: State, found: Found) -> list[bytes]:
-    """The parents that the job waits for, or would, if it were not dead."""
+    """The parents that the job waits for, or, if it is dead, would wait for after a replay."""
     parents = dict.fromkeys(found.header.options.get("after", ()))
-    return [one for one in parents if state.view.get("edges", rows.edge_key(one, found.id)) == b""]
+    died = found.state is JobState.DEAD and found.header.options.get("on_parent_death", "cancel") == "cancel"
+    waited = {one: state.view.get("edges", rows.edge_key(one, found.id)) for one in parents}
+    return [one for one, edge in waited.items() if edge == b"" or (died and edge == SETTLED and _died(state, one))]
+
+
+def _died(state: State, parent: bytes) -> bool:
+    """Whether the parent died, and may still be done: it is dead, or goes on after a replay."""
+    if state.find(parent) is None:
+        batch = batches.look(state, parent)
+        if batch is None or batch.end not in ("", DEAD):
+            return False
+    end = state.view.get("edges", rows.edge_key(parent, b""))
+    return end is not None and rows.unpack(end)[0] == DEAD
+
+
+def wait_again(state: State, found: Found) -> int:
+    """A dead child is replayed: it waits for the parents that it never saw done, and that may still be; how many."""
+    parents = waits_for(state, found)
+    for parent in parents:
+        state.tick.rows["edges"][rows.edge_key(parent, found.id)] = b""
+        _mark(state, parent)
+    return len(parents)
 
 
 def _unblock(state: State, found: Found) -> None:

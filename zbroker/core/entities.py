@@ -111,6 +111,7 @@ class Delivery:
         "ids",
         "limit",
         "open",
+        "outlived",
         "peer",
         "queue",
         "route",
@@ -132,6 +133,7 @@ class Delivery:
         self.alone = False  # a suspect, delivered to a worker that held nothing else
         self.changes: dict[bytes, Change] = {}  # of those of its jobs that have one
         self.external: set[bytes] = set()  # those of its jobs whose payload has a row of its own
+        self.outlived: set[bytes] = set()  # those of its jobs whose timer of expiry fired while they ran
         self.digests: dict[bytes, bytes] = {}  # of those of its jobs whose ids somebody chose
         self.special: dict[bytes, Header] = {}  # those of its jobs for which `is_special` holds
 
@@ -148,6 +150,7 @@ class Queue:
         "closed",
         "counts",
         "created_ms",
+        "dies_from",
         "floor",
         "free",
         "name",
@@ -172,6 +175,7 @@ class Queue:
         self.counts = Counts()
         self.next_sequence = 1
         self.floor = 0  # entries of a smaller sequence are void: a purge took them
+        self.dies_from = 0  # wall clock: who dies from now on died then at the earliest, after those of an order
         self.paused = False
         self.closed = False  # takes no new jobs
         self.served_ms = 0  # wall clock: when its last worker left; 0: none ever came

@@ -49,6 +49,8 @@ def add(
 ) -> None:
     """Jobs that ended together: one row, and one more for each large result."""
     if state.settings.keep_done_count == 0 or queue.policy.keep_done_ms == 0:
+        change = rows.decode_change(changes[ids[0]]) if reason == "parent" and changes else None
+        state.recent.add(state.now, ids, ended, results, _cause_of(reason, change))
         return
     index = state.history
     kept: list[bytes | bool | None] | None = None
@@ -96,6 +98,7 @@ def ended_in(state: State, row: HistoryRow, identifier: bytes) -> Ended:
 def trim(state: State) -> None:
     """Delete the oldest blocks beyond the limits of age and count; a bounded number in one turn."""
     index = state.history
+    state.recent.trim(state.now)
     if not index.complete:
         return
     most = state.settings.keep_done_count
@@ -218,6 +221,13 @@ def tell(state: State, identifier: bytes, ended: str, result: bytes | None, caus
         state.tick.end(peer.route, (identifier, ended, result, cause))
 
 
+def tell_dropped(state: State, identifier: bytes) -> None:
+    """Push the end of a job that expired, in a queue that keeps nothing of such."""
+    cause = _cause_of("expired", None)
+    state.recent.add(state.now, [identifier], JobState.DEAD, None, cause)
+    tell(state, identifier, JobState.DEAD, None, cause)
+
+
 def unwatch(state: State, peer: Peer, identifiers: list[bytes]) -> None:
     for identifier in identifiers:
         peer.watched.discard(identifier)
@@ -231,7 +241,11 @@ def unwatch(state: State, peer: Peer, identifiers: list[bytes]) -> None:
 
 def end_of(ended: Ended) -> tuple[bytes, str, bytes | None, dict[str, Any] | None]:
     """What FINISHED says of a job that history holds."""
-    cause: dict[str, Any] | None = {"reason": ended.row.reason} if ended.row.reason else None
-    if cause is not None and ended.row.reason == "parent" and ended.change is not None:
-        cause["parent"] = ended.change.reason.encode()
-    return (ended.id, ended.row.state, ended.result, cause)
+    return (ended.id, ended.row.state, ended.result, _cause_of(ended.row.reason, ended.change))
+
+
+def _cause_of(reason: str, change: rows.Change | None) -> dict[str, Any] | None:
+    cause: dict[str, Any] | None = {"reason": reason} if reason else None
+    if cause is not None and reason == "parent" and change is not None:
+        cause["parent"] = change.reason.encode()
+    return cause

@@ -32,12 +32,14 @@ class Rate(NamedTuple):
         return max(0, floor((self.slack - ahead + ROUNDING_MS) / self.interval) + 1)
 
     def take(self, used_until: float, now: int, jobs: int) -> float:
-        """The schedule after so many jobs."""
-        return max(used_until, now) + jobs * self.interval
+        """The schedule after so many jobs. Where it may hardly run ahead, a time within the millisecond before now was
+        only rounded up to it, and counts: 7 a second are 7, and not 6.99."""
+        counts = used_until > (now - 1 + ROUNDING_MS if self.slack < 1 else now)
+        return (used_until if counts else now) + jobs * self.interval
 
     def next_at(self, used_until: float) -> int:
         """When the next one may go."""
-        return ceil(used_until - self.slack)
+        return ceil(used_until - self.slack - ROUNDING_MS / 2)
 
 
 def rate_of(value: tuple[int, int] | list[int] | int) -> Rate | None:

@@ -286,16 +286,19 @@ def _expired(state: State, leaving: Leaving, change: Change) -> bool:
     """Whether it is too late for another try; the job is then dead, or gone where the queue drops what expired."""
     header = header_of(leaving.record)
     expires_ms = expiry_of(header, change)
-    if not expires_ms or expires_ms > state.wall:
-        return False
     queue = leaving.delivery.queue
+    if not expires_ms or expires_ms > state.wall:
+        if expires_ms and leaving.id in leaving.delivery.outlived:  # the clock was set back since its timer fired
+            timer = rows.TimerRow(queue.name, *place_of(header), 0, [leaving.id])
+            state.add_timer(expires_ms, timer, rows.TIMER_EXPIRY)
+        return False
     if queue.policy.on_expiry == "dead":
         _bury(state, leaving, change, "expired")
         return True
     _free(state, leaving)
     state.erase(leaving.id, changed=True, external=header.external)
     state.move(queue, JobState.LEASED, Event.DISCARD)
-    history.tell(state, leaving.id, JobState.DEAD, None, {"reason": "expired"})
+    history.tell_dropped(state, leaving.id)
     return True
 
 

@@ -260,7 +260,8 @@ def drop(state: State, arguments: dict[str, Any]) -> dict[str, int]:
 
 def _begin_bulk(state: State, kind: str, arguments: dict[str, Any], rate: int) -> dict[str, int]:
     queue = queue_of(state, arguments)
-    until = min(state.wall, time_of(arguments, "before", state.wall + 1) - 1)
+    newest = max(state.wall, dead.newest_ms(state, queue))
+    until = min(newest, time_of(arguments, "before", newest + 1) - 1)
     reason, error = text_of(arguments, "reason"), text_of(arguments, "error")
     number = begin(state, Work(kind, queue.name, b"", max(0, until), rate, reason, error))
     return {"work": number, "dead": queue.counts.jobs[JobState.DEAD]}

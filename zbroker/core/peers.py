@@ -178,13 +178,22 @@ def unreachable(state: State, route: bytes) -> None:
         return
     _disconnect(state, peer)
     if peer.deliveries:
-        peer.grace_until = state.now + state.settings.grace_ms
+        peer.grace_until = max(state.now + state.settings.grace_ms, state.return_until)
         state.next_watch = min(state.next_watch, peer.grace_until)
         state.notice("info", "worker silent", worker=peer.name, jobs=peer.unsettled)
     else:
         if peer.capacity:
             state.notice("info", "worker gone", worker=peer.name, jobs=0)
         forget(state, peer)
+
+
+def await_return(state: State) -> None:
+    """The broker stood still for so long that peers may have given up their connections: its own fault, so they have
+    as long to come back as after a start."""
+    state.return_until = state.now + state.settings.return_ms
+    for peer in state.peers.values():
+        if peer.grace_until is not None:
+            peer.grace_until = max(peer.grace_until, state.return_until)
 
 
 def give_up(state: State, peer: Peer) -> None:

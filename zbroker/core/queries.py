@@ -145,7 +145,9 @@ def end_of(state: State, identifier: bytes) -> tuple[bytes, str, bytes | None, d
             return (identifier, JobState.DEAD, None, dead.cause_of(found.change))
         return None
     ended = history.find(state, identifier)
-    return history.end_of(ended) if ended is not None else composed.end_of(state, identifier)
+    if ended is not None:
+        return history.end_of(ended)
+    return state.recent.end_of(identifier) or composed.end_of(state, identifier)
 
 
 def watch_later(state: State) -> Steps:

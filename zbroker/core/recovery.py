@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from zbroker import limits
 from zbroker.core import bindings, dead, edges, history, kept, leave, rows, schedules, streams, works
-from zbroker.core.entities import NEVER, Delivery, Peer, Queue, is_special, place_of
+from zbroker.core.entities import NEVER, Delivery, Peer, Queue, expiry_of, is_special, place_of
 from zbroker.core.lanes import Ring
 from zbroker.core.state import State
 from zbroker.core.states import State as JobState
@@ -113,15 +113,25 @@ def _read_heads(state: State) -> None:
 
 def _read_deliveries(state: State) -> None:
     """Deliveries whose jobs still count; their workers have a while to come back and name them."""
+    timed: dict[int, set[bytes]] = {}
     for key, value in state.view.scan("deliveries", b"", b"\xff"):
         fence = int.from_bytes(key, "big")
         row = rows.DeliveryRow(*rows.unpack(value))
-        delivery = _delivery(state, fence, row)
+        delivery = _delivery(state, fence, row, timed)
         if delivery is None:
             state.tick.rows["deliveries"][key] = None
 
 
-def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | None:
+def _has_timer(state: State, identifier: bytes, expires_ms: int, timed: dict[int, set[bytes]]) -> bool:
+    """Whether a timer names the job for its expiry; ``timed`` remembers which jobs those of a time name."""
+    if expires_ms not in timed:
+        first = rows.timers_prefix(expires_ms, rows.TIMER_EXPIRY)
+        found = state.view.scan("timers", first, rows.beyond(first))
+        timed[expires_ms] = {one for _, value in found for one in rows.TimerRow(*rows.unpack(value)).ids}
+    return identifier in timed[expires_ms]
+
+
+def _delivery(state: State, fence: int, row: rows.DeliveryRow, timed: dict[int, set[bytes]]) -> Delivery | None:
     peer = state.peers.get(row.incarnation)
     if peer is None:
         peer = Peer(row.incarnation, row.worker)
@@ -138,6 +148,9 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow) -> Delivery | Non
             delivery.ids.append(identifier)
             if change is not None:
                 delivery.changes[identifier] = change
+            expires_ms = expiry_of(header, change)
+            if expires_ms > state.wall and not _has_timer(state, identifier, expires_ms, timed):
+                delivery.outlived.add(identifier)
             if header.external:
                 delivery.external.add(identifier)
             if rows.is_chosen(identifier):

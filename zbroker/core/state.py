@@ -15,6 +15,7 @@ from zbroker.core import rows
 from zbroker.core.entities import NEVER, NOTHING, Delivery, Found, HistoryIndex, Peer, Queue, Stream
 from zbroker.core.lanes import Ring
 from zbroker.core.policy import Options, QueuePolicy
+from zbroker.core.recent import Recent
 from zbroker.core.rows import Change
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
@@ -47,7 +48,8 @@ class Settings:
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # likewise, as orders have them
     calendar: "Calendar | None" = None  # when cron expressions fire; without it there are no schedules
     grace_ms: int = 1_000  # for a worker whose connection was reset
-    return_ms: int = 5_000  # for workers to come back after a start of the broker
+    return_ms: int = 5_000  # for workers to come back after a start of the broker, or a long stall
+    cut_ms: int = limits.CUT_MS  # a stall so long is one after which connections may be gone
     reader_ms: int = limits.READER_RETURN_MS  # for the reader of a stream to come back
     probe_ms: int = wire.PROBE_INTERVAL_MS
     client_probe_ms: int = limits.CLIENT_PROBE_MS
@@ -107,6 +109,7 @@ class State:
         self.batches: dict[Peer, None] = {}  # peers whose batch numbers this tick must write
         self.streams: dict[bytes, Stream] = {}  # by job id
         self.unread: list[tuple[int, bytes]] = []  # a heap of (lease clock, job id): streams that wait for a reader
+        self.return_until = 0  # lease clock: until when workers may come back after a stall of the broker
         self.next_watch = 0  # lease clock: when peers are to be looked at again
         self.counted: dict[bytes, Batch] = {}  # batches that this tick touched, until what follows is done
         self.flows: dict[bytes, Workflow] = {}  # workflows of which this tick ended steps, likewise
@@ -123,6 +126,7 @@ class State:
         self.schedules = 0  # how many there are
         self.topics = Topics()
         self.history = HistoryIndex()
+        self.recent = Recent()
         self.notices: list[Notice] = []
         self.disk_low = False
         self.draining = False

@@ -82,6 +82,8 @@ def _expire(state: State, due_ms: int, timer: rows.TimerRow) -> int:
         found = state.find(identifier)
         if found is not None and found.state in WAITING:
             waiting.expire(state, found)
+        elif found is not None and found.delivery is not None:
+            found.delivery.outlived.add(identifier)
     return len(timer.ids) * limits.EXPIRY_WEIGHT
 
 

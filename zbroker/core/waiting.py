@@ -79,6 +79,6 @@ def expire(state: State, found: Found) -> None:
         edges.over(state, found.id, found.header.options, found.change, edges.GONE)
         state.erase(found.id, changed=found.change is not None, external=found.header.external)
         state.move(queue, found.state, Event.DISCARD, 1, size)
-        history.tell(state, found.id, JobState.DEAD, None, {"reason": "expired"})
+        history.tell_dropped(state, found.id)
         return
     dead.bury(state, queue, found.id, found.record, found.changed(), "expired", (found.state, Event.EXPIRE, size))

@@ -57,6 +57,9 @@ def go_on(state: State, number: int, work: Work) -> None:
         state.work(backfill.run(state, work, partial(_save, state, number)))
         return
     step = _KINDS[work.kind]
+    if step in (_replay_some, _drop_some) and work.queue:
+        queue = state.queue(work.queue)
+        queue.dies_from = max(queue.dies_from, work.until + 1)  # a job that dies again is not for this order
     state.work(_run(state, number, work, step))
 
 

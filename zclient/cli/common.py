@@ -17,7 +17,7 @@ import click
 
 from zclient import Client
 from zclient.cli import output
-from zclient.config import DEFAULT_ENDPOINT
+from zclient.config import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE
 from zclient.durations import parse_duration
 from zclient.errors import (
     AnswerTimeout,
@@ -119,7 +119,7 @@ _broker = _shared(
     "endpoints",
     multiple=True,
     metavar="ENDPOINT",
-    envvar="ZBROKER_ENDPOINT",
+    envvar=ENDPOINT_VARIABLE,
     show_envvar=True,
     help=f"Where the broker is; again for another address of the same one.  [default: {DEFAULT_ENDPOINT}]",
 )

@@ -6,6 +6,7 @@ from zclient.cli import output
 from zclient.cli.arguments import moment_or_age
 from zclient.cli.common import EXIT_FAILED, client_options, connect, fail, print_done, settings
 from zclient.cli.drawing import job_document, print_change, print_job, print_jobs, print_why, why_document
+from zclient.errors import NotFound, ResultExpired
 
 STATES = ("scheduled", "blocked", "ready", "leased", "done", "dead", "cancelled")
 
@@ -63,10 +64,17 @@ def result(identifier: str, wait: bool) -> None:
     with connect(timeout=given.broker_patience) as client:
         # Asking first tells a job that nobody knows, and a broker that is not there, from a job that takes its time.
         deadline = given.deadline()
-        job = client.get(identifier)
-        if not job.is_over and not wait:
-            raise fail(f"job {identifier} is {job.state}; --wait waits for its end", EXIT_FAILED)
-        value = client.result(identifier, timeout=deadline() if wait else given.patience)
+        try:
+            job = client.get(identifier)
+        except NotFound as unknown:
+            try:
+                value = client.result(identifier, timeout=given.patience)  # it may have ended a moment ago
+            except ResultExpired:
+                raise unknown from None
+        else:
+            if not job.is_over and not wait:
+                raise fail(f"job {identifier} is {job.state}; --wait waits for its end", EXIT_FAILED)
+            value = client.result(identifier, timeout=deadline() if wait else given.patience)
     output.print_value(value, as_json=given.json)
 
 
