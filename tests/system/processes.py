@@ -21,6 +21,9 @@ Event = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 
+NOWHERE = "tcp://127.0.0.1:1"
+"""An endpoint where nobody listens: the port is reserved, and refuses at once."""
+
 PATIENCE_S = 20.0
 """How long an event may take that has no deadline of its own: far longer than it does on a busy machine."""
 
@@ -40,11 +43,22 @@ def eventually(ask: Callable[[], T], within: float = PATIENCE_S) -> T:
     return answer
 
 
-def free_endpoint() -> str:
-    """A TCP endpoint on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+class Reserved:
+    """A TCP endpoint of this machine for one broker: nobody else is given its port, also while it is down.
+
+    It is bound here, so the system chooses it for no other socket, and nothing listens on it. A broker may bind it all
+    the same, as often as it starts, since libzmq allows the reuse of addresses too.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def close(self) -> None:
+        """Anybody may have it."""
+        self._socket.close()
 
 
 def rss_bytes(pid: int) -> int:
@@ -224,18 +238,22 @@ class Child:
 
 
 class BrokerProcess(Child):
-    """``zbroker start`` on a data directory. Its endpoint stays the same over restarts; ``told`` is its log."""
+    """``zbroker start`` on a data directory. Its endpoint stays the same over restarts; ``told`` is its log.
+
+    Without ``bind`` it serves on a port of its own, which is its own until `end`.
+    """
 
     def __init__(self, data: Path, log: Path, *, program: tuple[str, ...] = ("zbroker",), **settings: Any) -> None:
         self.data = data
         self.checked = True  # whether its data is looked at after the test
         self._program = program
         self._settings = settings
-        self.endpoint: str = settings.pop("bind", "tcp://127.0.0.1:*")
+        self._reserved = None if "bind" in settings else Reserved()
+        self.endpoint: str = settings.pop("bind") if self._reserved is None else self._reserved.endpoint
         super().__init__([], log, log_events=True)
 
     def start(self) -> None:
-        """Start it, on its old port if it has one; returns when it serves."""
+        """Start it, on the port that it had before; returns when it serves."""
         self._command = self._line()
         self.spawn()
         line = eventually(self._first_line)
@@ -261,3 +279,8 @@ class BrokerProcess(Child):
         self._program = program or self._program
         self._settings |= settings
         self.start()
+
+    def end(self) -> None:
+        super().end()
+        if self._reserved is not None:
+            self._reserved.close()
