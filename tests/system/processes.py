@@ -6,6 +6,7 @@ process wrote is kept, and shown when its test fails. It knows nothing of jobs.
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -75,29 +76,50 @@ def last_words(log: Path) -> str:
 
 
 class Events:
-    """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``."""
+    """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``.
+
+    A thread reads them. Whoever asks what there is so far reads first what it has not read yet: what a process wrote
+    before it answered somebody is seen by who got the answer.
+    """
 
     def __init__(self, pipe: IO[str]) -> None:
         self.all: list[Event] = []
         self._waiting: list[Event] = []
         self._changed = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._pipe = pipe
+        self._rest = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _read(self, pipe: IO[str]) -> None:
-        with pipe:
-            for line in pipe:
+    def _read(self) -> None:
+        with self._pipe:
+            while not self._ended:
+                self._readable(within_ms=None)
+                with self._changed:
+                    self._take()
+
+    def _readable(self, within_ms: int | None) -> bool:
+        """Whether the pipe has something, or its end."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        return bool(poll.poll(within_ms))
+
+    def _take(self) -> None:
+        """Read all that can be read now; the caller has the lock."""
+        while not self._ended and self._readable(within_ms=0):
+            piece = os.read(self._pipe.fileno(), 1 << 16)
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            if not piece:
+                lines = [self._rest] if self._rest else []
+                self._ended = True
+            for line in lines:
                 try:
                     event = json.loads(line)
                 except ValueError:
-                    event = {"line": line.rstrip("\n")}
-                with self._changed:
-                    self.all.append(event)
-                    self._waiting.append(event)
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
+                    event = {"line": line.decode(errors="replace")}
+                self.all.append(event)
+                self._waiting.append(event)
             self._changed.notify_all()
 
     def expect(self, event: str, within: float = PATIENCE_S, **facts: Any) -> Event:
@@ -128,7 +150,9 @@ class Events:
 
     def named(self, event: str) -> list[Event]:
         """The events of this name so far."""
-        return [seen for seen in list(self.all) if seen.get("event") == event]
+        with self._changed:
+            self._take()
+            return [seen for seen in self.all if seen.get("event") == event]
 
     def _count(self, event: str) -> int:
         return sum(1 for seen in self.all if seen.get("event") == event)
