@@ -10,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
-# Processes among which `make test` shares the files of tests; `auto` is tests/conftest.py's. With ARGS it is none but
+# Processes among which `make test` shares the files of tests; `auto` is that of tests/sharing.py. With ARGS it is none but
 # pytest itself: one test starts at once, and what it prints is seen.
 WORKERS ?= $(if $(ARGS),0,auto)
 

@@ -64,14 +64,12 @@ def main() -> None:
 
         # A queue may give its dead jobs to another one, where a worker or a person takes them up.
         client.set_queue("payment", dead_to="payment-by-hand")
-        client.pause("payment-by-hand")  # nobody takes them up yet
         job = client.send("payment", 17)
         try:
             print(job.result(timeout=30))
-        except JobFailed as error:
-            print("moved to", error.moved_to)
-        client.resume("payment-by-hand")
-        print(job.result(timeout=30))
+        except JobFailed:  # who waits while it dies is told so, with `moved_to`; waiting again is for its end there
+            print(job.result(timeout=30))
+        print("moved to", job.status().queue)
 
 
 if __name__ == "__main__":
