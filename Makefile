@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@echo "$(CURDIR)" > $@
 
-test: $(STAMP) ## run the whole test suite
+test: $(STAMP) ## run the whole test suite, on all processors
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules, style, words: seconds
