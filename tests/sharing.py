@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent
 LONGEST_FIRST = (
     "soak/test_soak.py",
     "core/test_model_options.py",
+    "simulation/test_simulation.py",
     "test_benchmarks.py",
     "system/test_interruptions.py",
     "hosts/test_links.py",
