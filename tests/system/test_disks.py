@@ -44,7 +44,7 @@ def test_a_failed_sync_ends_the_broker_and_nothing_was_confirmed(system: System)
 
 
 def test_a_full_disk_holds_everything_up_and_recovers(system: System) -> None:
-    broker = system.broker(program=FAILING, lease="600ms", grace="300ms")
+    broker = system.broker(program=FAILING, lease="1s", grace="300ms")
     client = system.client(broker.endpoint)
     worker = system.worker(broker.endpoint, concurrency=4)
     job = client.send("q", {"do": "wait", "n": 1})
