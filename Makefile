@@ -2,6 +2,7 @@
 #
 #   make PYTHON=/path/to/python3.12     another interpreter (3.11 or newer)
 #   make test ARGS="-k lanes -x"        further arguments for pytest, or for the demo or the benchmarks
+#   make test WORKERS=1                 the suite in one process beside pytest, where nothing runs beside anything
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
             if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
@@ -9,6 +10,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+# Processes among which `make test` shares the files of tests; `auto` is that of tests/sharing.py. With ARGS it is none but
+# pytest itself: one test starts at once, and what it prints is seen.
+WORKERS ?= $(if $(ARGS),0,auto)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-million backups check format demo bench peers plots bench-quick kill-loop crashpoints fuzz \
@@ -31,8 +35,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@echo "$(CURDIR)" > $@
 
-test: $(STAMP) ## run the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the whole test suite, on all processors
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import rules, style, words: seconds
 	@$(BIN)/ruff format --check .

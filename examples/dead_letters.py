@@ -67,9 +67,9 @@ def main() -> None:
         job = client.send("payment", 17)
         try:
             print(job.result(timeout=30))
-        except JobFailed as error:
-            print("moved to", error.moved_to)
+        except JobFailed:  # who waits while it dies is told so, with `moved_to`; waiting again is for its end there
             print(job.result(timeout=30))
+        print("moved to", job.status().queue)
 
 
 if __name__ == "__main__":

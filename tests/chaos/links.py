@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tests.hosts.network import Host, Link, Network
+from tests.system.processes import Reserved
 from tests.system.proxy import Proxy
 
 Undo = Callable[[], None]
@@ -111,11 +112,12 @@ class Proxies:
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
+        self._port = Reserved()
         self._proxies: dict[str, ProxyWire] = {}
         self.wires: dict[str, Wire] = {}
 
     def bind(self) -> tuple[str, str | None]:
-        return "tcp://127.0.0.1:*", None
+        return self._port.endpoint, None
 
     def options(self) -> list[str]:
         return []
@@ -133,6 +135,7 @@ class Proxies:
     def close(self) -> None:
         for wire in self._proxies.values():
             wire.close()
+        self._port.close()
 
 
 class Hosts:

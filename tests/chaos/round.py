@@ -80,7 +80,7 @@ class Round(Bout):
         bind, control = links.bind()
         enter = [*(disk.enter if disk is not None else []), *links.enter("broker")]
         options = [*CHAOS_OPTIONS, *links.options()]
-        broker = Broker(folder / "broker.log", harms, data, options, bind=bind, enter=enter, control=control)
+        broker = Broker(folder / "broker.log", harms, data, options, bind, enter=enter, control=control)
         super().__init__(folder, prefix, broker, harms, chance, seed)
 
     def endpoint_of(self, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.client.echo import Echo
-from tests.system.processes import BrokerProcess, free_endpoint
+from tests.system.processes import NOWHERE, BrokerProcess
 from zclient import (
     AsyncClient,
     AsyncJobHandle,
@@ -179,7 +179,7 @@ def test_a_crash_in_the_middle_of_many_loses_and_doubles_nothing(own_broker: Bro
 
 def test_a_broker_that_is_not_there() -> None:
     async def main() -> None:
-        async with AsyncClient(free_endpoint(), timeout=0.2) as client:
+        async with AsyncClient(NOWHERE, timeout=0.2) as client:
             for call in (client.send("q"), client.stats(), client.result("a", timeout=0.2)):
                 with pytest.raises(BrokerUnreachable):
                     await call

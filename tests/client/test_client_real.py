@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.client.echo import Echo, Reject
-from tests.system.processes import BrokerProcess, free_endpoint
+from tests.system.processes import NOWHERE, BrokerProcess
 from zclient import (
     BrokerUnreachable,
     Client,
@@ -177,7 +177,7 @@ def test_a_result_is_waited_for_through_a_restart_of_the_broker(own_broker: Brok
 
 
 def test_a_broker_that_is_not_there(tmp_path: Any) -> None:
-    broker = BrokerProcess(tmp_path / "data", tmp_path / "broker.log", bind=free_endpoint())
+    broker = BrokerProcess(tmp_path / "data", tmp_path / "broker.log")
     with Client(broker.endpoint, timeout=0.2) as client:
         before = time.monotonic()
         with pytest.raises(BrokerUnreachable) as error:
@@ -311,7 +311,7 @@ def test_closing_ends_calls_in_other_threads(broker: BrokerProcess) -> None:
         client.send("closing", 2)
     with pytest.raises(ClosedError):
         job.status()
-    Client(free_endpoint()).close()
+    Client(NOWHERE).close()
 
 
 # ---- queues and dead jobs
@@ -401,7 +401,7 @@ def test_dead_jobs_are_listed_replayed_and_dropped(broker: BrokerProcess, client
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_sent(call: Any) -> None:
-    with Client(free_endpoint()) as client, pytest.raises(InvalidArgument):
+    with Client(NOWHERE) as client, pytest.raises(InvalidArgument):
         call(client)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.system.processes import free_endpoint
+from tests.system.processes import NOWHERE, Reserved
 from zclient.errors import BrokerUnreachable, InvalidArgument
 from zclient.link import LINGER_MS, Link
 from zclient.protocol import messages as m
@@ -199,7 +199,7 @@ def test_another_thread_can_end_a_wait(linked: tuple[Link, Session]) -> None:
 
 def test_with_several_endpoints_one_that_is_dead_makes_way(router: Router) -> None:
     session = new_session()
-    link = Link(session, [free_endpoint(), router.endpoint])
+    link = Link(session, [NOWHERE, router.endpoint])
     meet(link, router, session)
     link.close()
 
@@ -222,12 +222,12 @@ def test_wake_ups_before_a_wait_end_it_once(router: Router) -> None:
 
 
 def test_endpoints_of_different_brokers_are_refused() -> None:
-    first, second = Router(broker=b"one"), Router(broker=b"two")
+    port = Reserved()
+    first, second = Router(port.endpoint, broker=b"one"), Router(broker=b"two")
     session = new_session()
     link = Link(session, [first.endpoint, second.endpoint])
     meet(link, first, session)
     put = session.put([m.Group("q", {}, [b"a"], [b"\x01"])], link.now())
-    endpoint = first.endpoint
     first.close()
     hello = pump_and_hear(link, second)
     assert isinstance(hello, m.Hello)
@@ -235,7 +235,7 @@ def test_endpoints_of_different_brokers_are_refused() -> None:
     pump_until(link, lambda: session.refusal is not None)
     assert not session.welcomed and not put.sent
     # The right one comes back, and gets what is open.
-    first = Router(endpoint, broker=b"one")
+    first = Router(port.endpoint, broker=b"one")
 
     def met() -> bool:
         if not session.welcomed:
@@ -249,6 +249,7 @@ def test_endpoints_of_different_brokers_are_refused() -> None:
     for router in (first, second):
         router.close()
     link.close()
+    port.close()
 
 
 def test_closing_says_goodbye_and_does_not_hang(router: Router) -> None:
@@ -259,7 +260,7 @@ def test_closing_says_goodbye_and_does_not_hang(router: Router) -> None:
     link.close()
     link.close()
     assert router.hear() == m.Goodbye()
-    alone = Link(new_session(), free_endpoint())
+    alone = Link(new_session(), NOWHERE)
     before = alone.now()
     alone.close()
     assert alone.now() - before < LINGER_MS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.processes import BrokerProcess, free_endpoint
+from tests.system.processes import NOWHERE, BrokerProcess
 from zclient import (
     AnswerTimeout,
     AsyncClient,
@@ -73,7 +73,7 @@ def test_the_block_flushes_at_its_end_and_raises_what_nobody_heard(broker: Broke
 
 
 def test_without_a_broker_it_fails_in_its_own_time() -> None:
-    client = Client(free_endpoint(), timeout=0.3)
+    client = Client(NOWHERE, timeout=0.3)
     job = client.send_nowait("lost", 1)
     with pytest.raises(AnswerTimeout):
         client.flush(timeout=0.05)

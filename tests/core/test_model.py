@@ -9,9 +9,13 @@ The rules are in ``model/broker.py`` and ``model/sends.py``; ``test_model_option
 ask for.
 """
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.core.model.sends import Sends
+
+pytestmark = pytest.mark.timeout(600)
+"""It waits for nothing, and computes for long: on a slow and busy machine for minutes."""
 
 Sends.TestCase.settings = settings(
     max_examples=500,

@@ -5,10 +5,14 @@ from the start and is never changed allows a stronger claim: no job passes an ea
 have been started starts again.
 """
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.core.model.coming import OF_A_QUEUE
 from tests.core.model.options import Options
+
+pytestmark = pytest.mark.timeout(600)
+"""It waits for nothing, and computes for long: on a slow and busy machine for minutes."""
 
 
 def without(*names: str) -> dict[str, list[object]]:

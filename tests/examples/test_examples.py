@@ -178,8 +178,8 @@ def test_dead_letters(endpoint: str) -> None:
         "twenty at forty a second take nearly half a second: True",
         "mail to reader19@example.org",
         "still dead: ['rejected']",
-        "moved to payment-by-hand",
         "order 17 by hand, since payment said: RuntimeError: order 17: card refused",
+        "moved to payment-by-hand",
     ]
 
 

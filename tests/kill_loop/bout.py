@@ -170,6 +170,7 @@ class Bout:
             place.start()
         self._moved_at = time.monotonic()
         with Client(self.broker.control, timeout=60) as client:
+            eventually(lambda: self.look_for_ends() or self._answers(client), within=DRAIN_S)
             for queue, policy in POLICIES.items():
                 client.set_queue(queue, **policy)
             before = _totals(client)

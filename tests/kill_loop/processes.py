@@ -124,7 +124,7 @@ class Place(ABC):
 
 
 class Broker(Place):
-    """``zbroker start`` on one data directory; after its first start always on the same port.
+    """``zbroker start`` on one data directory, always at the same endpoint.
 
     ``enter`` stands before its command. ``control`` is where the driver talks to it, an address of its own or the same.
     """
@@ -135,13 +135,13 @@ class Broker(Place):
         harms: Harms,
         data: Path,
         options: Sequence[str],
+        endpoint: str,
         *,
-        bind: str = "tcp://127.0.0.1:*",
         enter: Sequence[str] = (),
         control: str | None = None,
     ) -> None:
         super().__init__("broker", log, harms)
-        self.endpoint = bind
+        self.endpoint = endpoint
         self.data = data
         """The directory that the next one opens."""
         self._options = [*options, *(["--bind", control] if control else [])]
@@ -155,18 +155,7 @@ class Broker(Place):
     def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
         command = [*self._enter, sys.executable, "-m", "zbroker", "start"]
         command += ["--data", str(self.data), "--bind", self.endpoint]
-        first = self.endpoint.endswith("*")
-        process = subprocess.Popen(
-            [*command, *self._options],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if first else log,
-            stderr=log,
-        )
-        if process.stdout is not None:
-            word, _, self.endpoint = process.stdout.readline().decode().strip().partition(" ")
-            assert word == "ready", self.last_words()
-        return process
+        return subprocess.Popen([*command, *self._options], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def end(self) -> int:
         """It ends in peace; its exit code."""

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from tests.history import records as r
@@ -18,7 +19,7 @@ from tests.history.rules import EPOCH_BITS, Fault
 from tests.kill_loop.bout import LOOK_S, OPTIONS, OVER, Bout
 from tests.kill_loop.loop import check_data
 from tests.kill_loop.processes import Broker, Harms
-from tests.system.processes import ROOT
+from tests.system.processes import ROOT, Reserved
 from zbroker.copies import RAISE_EPOCH
 
 EFFECTS = 100
@@ -107,12 +108,13 @@ def _is_of_unknown_run(fault: Fault) -> bool:
 
 def test_what_was_confirmed_before_the_backup_outlives_the_host(tmp_path: Path) -> None:
     harms = Harms()
-    broker = Broker(tmp_path / "broker.log", harms, tmp_path / "data", OPTIONS)
-    bout = Disaster(tmp_path, "d", broker, harms, random.Random(7), 7)
-    try:
-        came = bout.run(lambda: bout.gone_us > 0)
-    finally:
-        bout.abandon()
+    with closing(Reserved()) as port:
+        broker = Broker(tmp_path / "broker.log", harms, tmp_path / "data", OPTIONS, port.endpoint)
+        bout = Disaster(tmp_path, "d", broker, harms, random.Random(7), 7)
+        try:
+            came = bout.run(lambda: bout.gone_us > 0)
+        finally:
+            bout.abandon()
     for folder in ("data", "backup", "restored"):
         check_data(tmp_path / folder)
     assert bout.epochs() == {1, 1 + RAISE_EPOCH + 1}

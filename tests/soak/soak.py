@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "backoff_min": "10ms",
     "log_format": "json",
 }
-"""Short enough that what is kept has its full size after the warm-up."""
+"""Short enough that what is kept has its full size after the warm-up, in a run of some minutes or more."""
 
 DRAIN_S = 60
 
@@ -115,11 +115,13 @@ class Load:
 class Soak:
     """One run, on a data directory of its own in ``folder``."""
 
-    def __init__(self, folder: Path, rate: float, bounds: dict[str, Bound] = BOUNDS) -> None:
+    def __init__(
+        self, folder: Path, rate: float, bounds: dict[str, Bound] = BOUNDS, settings: dict[str, Any] = SETTINGS
+    ) -> None:
         self._folder = folder
         self.bounds = bounds
         self._rate = rate
-        self._broker = BrokerProcess(folder / "data", folder / "broker.log", **SETTINGS)
+        self._broker = BrokerProcess(folder / "data", folder / "broker.log", **settings)
         self._loads: list[Load] = []
         self._rows: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         self._latencies: list[float] = []

@@ -6,6 +6,7 @@ process wrote is kept, and shown when its test fails. It knows nothing of jobs.
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +21,9 @@ T = TypeVar("T")
 Event = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+NOWHERE = "tcp://127.0.0.1:1"
+"""An endpoint where nobody listens: the port is reserved, and refuses at once."""
 
 PATIENCE_S = 20.0
 """How long an event may take that has no deadline of its own: far longer than it does on a busy machine."""
@@ -40,11 +44,22 @@ def eventually(ask: Callable[[], T], within: float = PATIENCE_S) -> T:
     return answer
 
 
-def free_endpoint() -> str:
-    """A TCP endpoint on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+class Reserved:
+    """A TCP endpoint of this machine for one broker: nobody else is given its port, also while it is down.
+
+    It is bound here, so the system chooses it for no other socket, and nothing listens on it. A broker may bind it all
+    the same, as often as it starts, since libzmq allows the reuse of addresses too.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def close(self) -> None:
+        """Anybody may have it."""
+        self._socket.close()
 
 
 def rss_bytes(pid: int) -> int:
@@ -61,29 +76,50 @@ def last_words(log: Path) -> str:
 
 
 class Events:
-    """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``."""
+    """The JSON lines of a pipe, as they come; a line that is none counts as ``{"line": text}``.
+
+    A thread reads them. Whoever asks what there is so far reads first what it has not read yet: what a process wrote
+    before it answered somebody is seen by who got the answer.
+    """
 
     def __init__(self, pipe: IO[str]) -> None:
         self.all: list[Event] = []
         self._waiting: list[Event] = []
         self._changed = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._pipe = pipe
+        self._rest = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _read(self, pipe: IO[str]) -> None:
-        with pipe:
-            for line in pipe:
+    def _read(self) -> None:
+        with self._pipe:
+            while not self._ended:
+                self._readable(within_ms=None)
+                with self._changed:
+                    self._take()
+
+    def _readable(self, within_ms: int | None) -> bool:
+        """Whether the pipe has something, or its end."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        return bool(poll.poll(within_ms))
+
+    def _take(self) -> None:
+        """Read all that can be read now; the caller has the lock."""
+        while not self._ended and self._readable(within_ms=0):
+            piece = os.read(self._pipe.fileno(), 1 << 16)
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            if not piece:
+                lines = [self._rest] if self._rest else []
+                self._ended = True
+            for line in lines:
                 try:
                     event = json.loads(line)
                 except ValueError:
-                    event = {"line": line.rstrip("\n")}
-                with self._changed:
-                    self.all.append(event)
-                    self._waiting.append(event)
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
+                    event = {"line": line.decode(errors="replace")}
+                self.all.append(event)
+                self._waiting.append(event)
             self._changed.notify_all()
 
     def expect(self, event: str, within: float = PATIENCE_S, **facts: Any) -> Event:
@@ -114,7 +150,9 @@ class Events:
 
     def named(self, event: str) -> list[Event]:
         """The events of this name so far."""
-        return [seen for seen in list(self.all) if seen.get("event") == event]
+        with self._changed:
+            self._take()
+            return [seen for seen in self.all if seen.get("event") == event]
 
     def _count(self, event: str) -> int:
         return sum(1 for seen in self.all if seen.get("event") == event)
@@ -224,18 +262,22 @@ class Child:
 
 
 class BrokerProcess(Child):
-    """``zbroker start`` on a data directory. Its endpoint stays the same over restarts; ``told`` is its log."""
+    """``zbroker start`` on a data directory. Its endpoint stays the same over restarts; ``told`` is its log.
+
+    Without ``bind`` it serves on a port of its own, which is its own until `end`.
+    """
 
     def __init__(self, data: Path, log: Path, *, program: tuple[str, ...] = ("zbroker",), **settings: Any) -> None:
         self.data = data
         self.checked = True  # whether its data is looked at after the test
         self._program = program
         self._settings = settings
-        self.endpoint: str = settings.pop("bind", "tcp://127.0.0.1:*")
+        self._reserved = None if "bind" in settings else Reserved()
+        self.endpoint: str = settings.pop("bind") if self._reserved is None else self._reserved.endpoint
         super().__init__([], log, log_events=True)
 
     def start(self) -> None:
-        """Start it, on its old port if it has one; returns when it serves."""
+        """Start it, on the port that it had before; returns when it serves."""
         self._command = self._line()
         self.spawn()
         line = eventually(self._first_line)
@@ -261,3 +303,8 @@ class BrokerProcess(Child):
         self._program = program or self._program
         self._settings |= settings
         self.start()
+
+    def end(self) -> None:
+        super().end()
+        if self._reserved is not None:
+            self._reserved.close()

@@ -46,7 +46,7 @@ def test_a_failed_job_keeps_its_place(system: System) -> None:
 
 
 def test_leases_that_ran_out_are_delivered_again_in_order(system: System) -> None:
-    broker = system.broker(lease="300ms")
+    broker = system.broker(lease="1s")
     client = system.client(broker.endpoint)
     handles = client.send_many("q", range(5))
     sleeper = system.peer(broker.endpoint, queues=["q"], capacity=5)

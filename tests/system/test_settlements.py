@@ -19,7 +19,7 @@ def take(peer: Peer, broker: BrokerProcess) -> tuple[int, bytes]:
 
 
 def test_a_late_settlement_is_refused_and_changes_nothing(system: System) -> None:
-    broker = system.broker(lease="200ms")
+    broker = system.broker(lease="1s")
     late = system.peer(broker.endpoint, queues=["q"], capacity=1)
     late.put("q", "a")
     first = take(late, broker)
@@ -37,7 +37,7 @@ def test_a_late_settlement_is_refused_and_changes_nothing(system: System) -> Non
 
 
 def test_a_worker_hears_at_its_return_what_it_has_lost(system: System) -> None:
-    broker = system.broker(lease="200ms")
+    broker = system.broker(lease="1s")
     peer = system.peer(broker.endpoint, queues=["q"], capacity=2)
     peer.put("q", "a", "b")
     delivery = peer.receive(m.Deliver)
@@ -95,14 +95,14 @@ def test_a_settlement_of_a_job_long_gone_is_neutral(system: System) -> None:
 
 
 def test_an_extended_lease_lasts(system: System) -> None:
-    broker = system.broker(lease="300ms")
+    broker = system.broker(lease="1s")
     client = system.client(broker.endpoint)
     peer = system.peer(broker.endpoint, queues=["q"], capacity=1)
     peer.put("q", "a")
     fence, identifier = take(peer, broker)
     peer.send(m.Extend(peer.number(), fence, identifier, 60_000))
     peer.receive(m.Ok)
-    client.send("clock", delay=0.9)
+    client.send("clock", delay=1.5)
     clock = system.peer(broker.endpoint, queues=["clock"], capacity=1)
     clock.receive(m.Deliver)
     assert peer.settle(fence, Outcome.ACK, identifier) == []

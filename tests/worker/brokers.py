@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from tests.system.processes import ROOT
+from tests.system.processes import ROOT, Reserved
 
 WAIT_S = 20.0
 FAST = ("--store", "memory", "--durability", "memory", "--backoff-min", "10ms")
@@ -63,11 +63,14 @@ class Program:
 
 
 class BrokerProcess(Program):
-    """A broker that serves; ``endpoint`` is where."""
+    """A broker that serves; ``endpoint`` is where. Its port is its own until the end of the block, also when it was
+    killed: the next one serves there with ``bind``."""
 
-    def __init__(self, *options: str, data: Path | None = None, bind: str = "tcp://127.0.0.1:*") -> None:
+    def __init__(self, *options: str, data: Path | None = None, bind: str | None = None) -> None:
         where = () if data is None else ("--data", str(data))
-        super().__init__("zbroker", "start", *where, "--bind", bind, *options)
+        self._reserved = Reserved() if bind is None else None
+        bind = bind if self._reserved is None else self._reserved.endpoint
+        super().__init__("zbroker", "start", *where, "--bind", str(bind), *options)
         self.endpoint = self.line_with("ready", stderr=False).split()[1]
         # Its log goes on; nobody reads it, and it must not fill the pipe.
         threading.Thread(target=self._read_log, daemon=True).start()
@@ -85,3 +88,5 @@ class BrokerProcess(Program):
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
         self.kill()
+        if self._reserved is not None:
+            self._reserved.close()

@@ -181,12 +181,12 @@ def test_async_for_waits_without_holding_up_the_loop(broker: str, client: Client
 
 
 def test_leases_are_renewed_while_the_loop_is_busy_and_a_lost_one_is_seen(queue: str) -> None:
-    with BrokerProcess(*FAST, "--lease", "300ms") as broker, Client(broker.endpoint) as client:
+    with BrokerProcess(*FAST, "--lease", "1s") as broker, Client(broker.endpoint) as client:
         job = client.send(queue)
         with Consumer(broker.endpoint, queue) as consumer:
             held = taken(consumer)
             first = held.delivery.until_ms
-            eventually(lambda: held.delivery.until_ms > first + 600)
+            eventually(lambda: held.delivery.until_ms > first + 1200)
             held.extend("1m")
             held.ack("still mine")
             assert job.result(timeout=WAIT_S) == "still mine"

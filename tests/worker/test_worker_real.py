@@ -389,13 +389,13 @@ def test_extend_is_confirmed_by_the_broker(broker: str, client: Client, queue: s
 
 
 def test_leases_are_renewed_while_handlers_run(queue: str) -> None:
-    with BrokerProcess(*FAST, "--lease", "300ms") as broker, Client(broker.endpoint) as client:
+    with BrokerProcess(*FAST, "--lease", "1s") as broker, Client(broker.endpoint) as client:
         worker = Worker(broker.endpoint, concurrency=1)
 
         @worker.task(queue)
         def slow(job: Job) -> list[Any]:
             first = job.delivery.until_ms
-            eventually(lambda: job.delivery.until_ms > first + 600)
+            eventually(lambda: job.delivery.until_ms > first + 1200)
             return [job.attempt, job.lease_lost]
 
         with serving(worker):
