@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from tests.simulation.parents import check_parents
 from tests.simulation.world import Violation, World
 from zbroker.core import rows
 from zbroker.core.entities import expiry_of, place_of
@@ -66,6 +67,7 @@ class Book:
         self.callbacks: set[bytes] = set()  # ids of jobs that may follow a batch
         # what is there
         self.records: dict[bytes, bytes] = {}
+        self.born: dict[bytes, int] = {}  # id -> when its record came, counted in records
         self.changes: dict[bytes, Change] = {}
         self.of_queue: dict[str, dict[bytes, None]] = {}
         self.deliveries: dict[int, DeliveryRow] = {}
@@ -78,6 +80,8 @@ class Book:
         self.purges = 0
         self.last_fence = 0
         self.delivered = 0
+        self.stored = 0
+        self.judges: list[Callable[[Rows, Sequence[Range]], None]] = []  # who else looks at each write, after the book
 
     # ---- what the rows say of a job
 
@@ -164,6 +168,8 @@ class Book:
             self._delivered(fence, row)
         if delivered:
             self._check_delivered(delivered)
+        for judge in self.judges:
+            judge(written, ranges)
 
     def _history(self, row: HistoryRow, holder: dict[bytes, int]) -> set[bytes]:
         """Jobs ended together."""
@@ -207,6 +213,8 @@ class Book:
             sender = self.sent_by.get(identifier)
             if sender is not None and (self.ended.get(sender[0]) or Ended("", 0, None))[:2] != ("done", sender[1]):
                 raise Violation(f"{_text(identifier)} was sent by {_text(sender[0])}, which is not done by {sender[1]}")
+            self.stored += 1
+            self.born[identifier] = self.stored
         else:
             queue = header_of(old).queue
             if queue == header.queue:
@@ -373,30 +381,7 @@ class Book:
             if 0 < expires_ms <= self.world.wall:
                 raise Violation(f"{_text(identifier)} is delivered {self.world.wall - expires_ms} ms after it expired")
             if "after" in header.options:
-                self._check_parents(identifier, header, change)
-
-    def _check_parents(self, identifier: bytes, header: Header, change: Change | None) -> None:
-        """All that it waits for is over, and in the way that its rule asks for. A dead one whose parent died as well
-        may be replayed: nothing is left that it would wait for."""
-        rule = header.options.get("on_parent_death", "cancel")
-        was_replayed = change is not None and change.unexpiring
-        for parent in header.options["after"]:
-            if parent in self.batches:
-                self._check_batch(identifier, parent)
-                continue
-            end = self.ended.get(parent)
-            is_done = end is not None and end.how == "done"
-            if not is_done and not ((rule == "run" or was_replayed) and self._is_over(parent)):
-                raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
-
-    def _check_batch(self, identifier: bytes, batch: bytes) -> None:
-        """Of a batch that was waited for nothing goes on, unless it was dead before and replayed."""
-        for job in self.batches[batch]:
-            if job in self.records and job not in self.was_dead:
-                raise Violation(f"{_text(identifier)} is delivered, and {_text(job)} of its batch goes on")
-
-    def _is_over(self, parent: bytes) -> bool:
-        return parent in self.ended or parent in self.was_dead
+                check_parents(self, identifier, header, change)
 
     def _check_delivered(self, delivered: list[tuple[int, DeliveryRow]]) -> None:
         """After a tick that delivered: the limits hold, and who was before in a lane was not passed over."""

@@ -36,7 +36,7 @@ STEPS = 600
 CHECK_EVERY = 60
 """Events between two looks at everything."""
 
-HEALED_STEPS = 60_000
+HEALED_STEPS = 300_000
 """Events in which everything must settle after that."""
 
 HEALED_MS = 3_600_000.0
