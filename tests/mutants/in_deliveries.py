@@ -177,6 +177,7 @@ MUTANTS = (
         "Who() if peer.wedged else Ping()",
         "Ping()",
         ("tests/core/test_leases.py::test_a_worker_whose_lease_ran_out_is_asked_who_it_is_until_it_says_so",),
+        by_seeds=True,
     ),
     Mutant(
         "undelivered forgotten",

@@ -215,6 +215,7 @@ MUTANTS = (
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends))\n',
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends)[1:])\n',
         ("tests/core/test_dependencies.py::test_ten_thousand_children_are_released_in_turns_over_a_crash",),
+        by_seeds=True,
     ),
     Mutant(
         "a callback comes twice",

@@ -63,6 +63,7 @@ MUTANTS = (
         "                self._hellos = 0  # a full connection has lost the answer: the next one counts\n",
         "",
         ("tests/client/test_session.py::test_a_hello_whose_answer_was_lost_does_not_hide_that_of_the_next_one",),
+        by_seeds=True,
     ),
     Mutant(
         "one refusal for all that were gathered",

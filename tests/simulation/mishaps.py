@@ -52,13 +52,15 @@ class Mishaps:
         broker, disk = scenario.broker, scenario.disk
         disk.mishap, disk.refusals, disk.low = "", 0, False
         broker.dies_after_sends = -1
+        broker.dies_in_slices = False
         broker.slow_ms = 0.0
         # What is dated later than now would be out of the reach of a drop.
         self._world.jump(self._world.furthest - self._world.jumped)
         scenario.network.dark.clear()
         scenario.network.weather.late = 0.0
         for connection in scenario.network.connections.values():
-            connection.congested_until = 0.0
+            connection.congested_until = connection.deaf_until = 0.0
+        scenario.network.next_is_deaf_ms = 0.0
         for process in (broker, *scenario.workers, *scenario.producers):
             process.go_on()
 
@@ -77,6 +79,9 @@ class Mishaps:
         self._scenario.network.black_out(process, self._world.between(100.0, 20_000.0))
 
     def _congest(self) -> None:
+        if self._world.chance(0.3):
+            self._scenario.network.next_is_deaf_ms = self._world.between(1.0, 300.0)
+            return
         connections = list(self._scenario.network.connections.values())
         if connections:
             connection = self._world.random.choice(connections)
@@ -107,8 +112,13 @@ class Mishaps:
         self._stop(self._world.random.choice(self._scenario.producers), self._world.between(100.0, 20_000.0))
 
     def _stop(self, process: Process, ms: float) -> None:
-        """A process stands still; one that does for long is given up by its heartbeats, if they stand still as well."""
+        """A process stands still, and its connection may be full by then; one that does for long is given up by its
+        heartbeats, if they stand still as well."""
         process.stop(ms)
+        if self._world.chance(0.3):
+            for connection in self._scenario.network.connections.values():
+                if connection.transport.process is process:
+                    connection.deaf_until = self._world.now + ms
         if ms > HEARTBEAT_MS[1] and self._world.chance(0.7):
             for connection in list(self._scenario.network.connections.values()):
                 if connection.transport.process is process:
@@ -125,6 +135,9 @@ class Mishaps:
 
     def _die_in_send(self) -> None:
         self._scenario.broker.dies_after_sends = self._world.random.randint(0, 2)
+
+    def _die_in_slices(self) -> None:
+        self._scenario.broker.dies_in_slices = True
 
     def _stop_broker(self) -> None:
         self._scenario.broker.stop(self._world.random.choice((100.0, 3_000.0, 20_000.0)))

@@ -16,7 +16,7 @@ KEYS = ("a", "b", "c")
 GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
-SMALL = {"TURN_CHILDREN": 2, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+SMALL = {"TURN_CHILDREN": 1, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
 """Limits of the broker that make slices of what it does with few jobs."""
 
 Options = dict[str, Any]
@@ -37,6 +37,7 @@ class Faults:
     kill_broker: float = 0
     die_in_commit: float = 0
     die_in_send: float = 0
+    die_in_slices: float = 0
     stop_broker: float = 0
     slow_disk: float = 0
     full_disk: float = 0

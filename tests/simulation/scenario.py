@@ -36,7 +36,7 @@ STEPS = 600
 CHECK_EVERY = 60
 """Events between two looks at everything."""
 
-HEALED_STEPS = 300_000
+HEALED_STEPS = 100_000
 """Events in which everything must settle after that."""
 
 HEALED_MS = 3_600_000.0
@@ -136,6 +136,7 @@ class Scenario:
             if self.book.records:  # what waited for dead ones may go on, and die
                 self._drop_dead()
                 self._settle("what was dropped", self._is_drained)
+        self._settle("that every worker gets jobs", lambda: all(map(self._has_credit, self.workers)))
         self._check_ends()
 
     def _run_until(self, steps: int) -> None:
@@ -260,6 +261,8 @@ class Scenario:
         self.world.note("world", "is healed")
         self.mishaps.end()
         self.network.weather.latency = (0.1, 1.0)
+        for worker in self.workers:
+            worker.is_quick = True
         self._janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
         self._janitor.start()
 
@@ -294,6 +297,10 @@ class Scenario:
         if self._works or any(queue.counts.jobs[state] for queue in queues for state in moving):
             return False
         return all(map(self._waits_for_dead, self.book.live()))
+
+    def _has_credit(self, worker: WorkerProcess) -> bool:
+        peer = self.broker.core.state.peers.get(worker.station.session.session.incarnation)
+        return peer is not None and peer.credit > 0
 
     def _waits_for_dead(self, identifier: bytes) -> bool:
         """Whether a blocked job waits for one that is dead, or for one that does: a replay sets it free."""

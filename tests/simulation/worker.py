@@ -33,6 +33,9 @@ DRAIN_MS = 3_000.0
 HANG_MS = 20_000.0
 """So long takes a run that hangs."""
 
+QUICK_MS = 300.0
+"""So long takes any run at most in a healed world, so that a backlog ends."""
+
 MOST_RUNS = 8
 """A job that was begun so often snoozes no more."""
 
@@ -68,7 +71,8 @@ class Executor:
         self._running[run] = process.yields
         process.began(run)
         step = process.step_of(run.jobs[0])
-        process.world.after(HANG_MS if step[0] == "hang" else step[1], self._ended, run, "")
+        ms = HANG_MS if step[0] == "hang" else step[1]
+        process.world.after(min(ms, QUICK_MS) if process.is_quick else ms, self._ended, run, "")
 
     def interrupt(self, run: Run, why: str) -> None:
         if why == "timeout":  # the loop has settled it
@@ -105,6 +109,7 @@ class WorkerProcess(Process):
         self.station: Station
         self.yields = options.pop("yields", False)
         self.leaving = False
+        self.is_quick = False
         self._network = network
         self._book = book
         self._queues = queues
