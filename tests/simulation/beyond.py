@@ -1,4 +1,4 @@
-"""What makes jobs besides those who send them: topics, schedules, and batches with their callbacks.
+"""What makes jobs besides those who send them: topics, schedules, batches with their callbacks, and workflows.
 
 It owns which of these a world has and what people do with them, and tells the book what may come of it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.flows import Flows
 from zclient import openbatches, schedules, topics
 from zclient.jobs import encode_payload
 from zclient.protocol.messages import Publication
@@ -30,8 +31,10 @@ class Beyond:
         self._scenario = scenario
         self._book = scenario.book
         self._random = random
-        self._kinds = [kind for kind in ("topics", "schedules", "batches") if random.random() < 0.35]
+        self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows") if random.random() < 0.35]
         self._sent = 0
+        self._opened: dict[bytes, Any] = {}  # batches
+        self.flows = Flows(scenario.mix, scenario.book)
 
     def act(self, producer: ProducerProcess) -> bool:
         """Something with one of them, if there is any; whether there is."""
@@ -41,14 +44,14 @@ class Beyond:
 
     def batch(self) -> bytes | None:
         """An open batch to send jobs in, or None."""
-        open_ones = [batch for batch in self._book.batches if batch not in self._book.closed]
+        open_ones = [batch for batch in self._opened if batch not in self._book.closed]
         return self._random.choice(open_ones) if open_ones and self._random.random() < 0.4 else None
 
     def end(self) -> None:
         """Nothing comes by itself any more, and batches take no more jobs."""
         for name in self._book.schedules:
             self._scenario.insist(schedules.change("remove", name))
-        for batch in self._book.batches:
+        for batch in self._opened:
             self._book.closed.add(batch)
             self._scenario.insist(openbatches.closing(batch))
 
@@ -93,26 +96,29 @@ class Beyond:
         else:
             producer.verb(schedules.change(random.choice(("pause", "resume", "remove")), name), 5_000.0)
 
+    def _flows(self, producer: ProducerProcess) -> None:
+        self.flows.act(producer)
+
     def _batches(self, producer: ProducerProcess) -> None:
         book, random = self._book, self._random
-        open_ones = [batch for batch in book.batches if batch not in book.closed]
-        if open_ones and (len(book.batches) >= MOST_BATCHES or random.random() < 0.5):
+        open_ones = [batch for batch in self._opened if batch not in book.closed]
+        if open_ones and (len(self._opened) >= MOST_BATCHES or random.random() < 0.5):
             batch = random.choice(open_ones)
             if random.random() < 0.5:
                 book.closed.add(batch)
                 producer.verb(openbatches.closing(batch), 5_000.0)
             else:
                 producer.verb(openbatches.shown(batch), 5_000.0)
-        elif len(book.batches) < MOST_BATCHES:
+        elif len(self._opened) < MOST_BATCHES:
             self._open(producer)
 
     def _open(self, producer: ProducerProcess) -> None:
-        batch = b"%032x" % (0x0191 << 112 | 0x7 << 76 | 0x8 << 60 | len(self._book.batches))
+        batch = b"%032x" % (0x0191 << 112 | 0x7 << 76 | 0x8 << 60 | len(self._opened))
         arguments: dict[str, Any] = {"id": batch, "name": "", "keep_results": self._random.random() < 0.3}
         for kind in CALLBACKS:
             if self._random.random() < 0.5:
                 payload = encode_payload(self._scenario.mix.payload(1))
                 arguments[kind] = {"queue": self._queue(), "options": {}, "payload": payload}
                 self._book.callbacks.add(b"%b.%b" % (batch, kind.removeprefix("on_").encode()))
-        self._book.batches[batch] = {}
+        self._book.batches[batch] = self._opened[batch] = {}
         producer.verb(openbatches.opening(arguments), 5_000.0)

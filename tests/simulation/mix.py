@@ -17,6 +17,7 @@ GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
 SMALL = {"TURN_CHILDREN": 1, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+SMALL |= {"WORKFLOW_AT_ONCE": 3, "SLICE_JOBS": 2, "STEP_ROWS": 2, "PAGE_LOOKED": 3, "TRIM_ROWS": 2}
 """Limits of the broker that make slices of what it does with few jobs."""
 
 Options = dict[str, Any]
@@ -137,6 +138,8 @@ class Mix:
             options["key"] = self.random.choice(KEYS)
         if self.random.random() < 0.3:
             options["delay"] = self.random.choice((0.05, 2.0))
+        if self.random.random() < 0.2:
+            options["own_batch"] = True  # to the batch or step of the job itself, if it has one
         return [self.random.choice(list(self.queues)), self.payload(1), options]
 
     def next_ids(self, count: int) -> list[bytes]:

@@ -197,7 +197,7 @@ class Scenario:
         queue = random.choice(list(self.mix.queues))
         known = list(self.book.asked)[-20:]
         batch = self.beyond.batch()
-        options = self.mix.job_options(queue, [*known, *self.book.batches] if batch is None else known)
+        options = self.mix.job_options(queue, [*known, *list(self.book.batches)[-6:]] if batch is None else known)
         if batch is not None:
             options["batch"] = batch
         ids = self.mix.next_ids(random.choice((1, 1, 1, 2, 5)))
@@ -340,6 +340,7 @@ class Scenario:
         lost = [one for one in self.book.confirmed if one not in self.book.ended and one not in self.book.instead]
         if lost:
             raise Violation(f"confirmed, and never heard of again: {lost}")
+        self.beyond.flows.check_ends()
         state = self.broker.core.state
         for peer in state.peers.values():
             if peer.unsettled or peer.deliveries:

@@ -214,7 +214,9 @@ class WorkerProcess(Process):
                 identifier = f"{job.fence:x}.{job.id[-24:]}.{position}"
                 self._book.asked[identifier.encode()] = job.id
                 self._book.sent_by[identifier.encode()] = (job.identifier, job.fence)
-                job.send(queue, payload, id=identifier, **options)
+                into = job.batch if options.get("own_batch") else None
+                told = {name: value for name, value in options.items() if name != "own_batch"}
+                job.send(queue, payload, id=identifier, batch=into, **told)
         return more[0] if what == "return" else None
 
     def _handle_batch(self, jobs: list[Job]) -> list[Any]:
