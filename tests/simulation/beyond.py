@@ -1,4 +1,4 @@
-"""What makes jobs besides those who send them: topics, schedules, batches with their callbacks, and workflows.
+"""What makes jobs besides those who send them: topics, schedules, batches with their callbacks, workflows, streams.
 
 It owns which of these a world has and what people do with them, and tells the book what may come of it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.flows import Flows
+from tests.simulation.streams import Streams
 from zclient import openbatches, schedules, topics
 from zclient.jobs import encode_payload
 from zclient.protocol.messages import Publication
@@ -31,10 +32,11 @@ class Beyond:
         self._scenario = scenario
         self._book = scenario.book
         self._random = random
-        self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows") if random.random() < 0.35]
+        self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows", "streams") if random.random() < 0.35]
         self._sent = 0
         self._opened: dict[bytes, Any] = {}  # batches
         self.flows = Flows(scenario.mix, scenario.book)
+        self.streams = Streams(scenario.mix, scenario.book)
 
     def act(self, producer: ProducerProcess) -> bool:
         """Something with one of them, if there is any; whether there is."""
@@ -98,6 +100,9 @@ class Beyond:
 
     def _flows(self, producer: ProducerProcess) -> None:
         self.flows.act(producer)
+
+    def _streams(self, producer: ProducerProcess) -> None:
+        self.streams.act(producer)
 
     def _batches(self, producer: ProducerProcess) -> None:
         book, random = self._book, self._random

@@ -52,6 +52,8 @@ class Book:
         self.instead: set[bytes] = set()  # ids under which nothing was stored, since another job has the text
         self.sent_by: dict[bytes, tuple[bytes, int]] = {}  # id -> the job whose handler sent it, and in which delivery
         self.outcomes: dict[tuple[int, bytes], tuple[str, bytes | None]] = {}  # how runs ended, and with what result
+        self.yielded: dict[tuple[int, bytes], int] = {}  # of runs with readers: how many values
+        self.yielded_all: set[tuple[int, bytes]] = set()  # those whose readers had all of it
         self.starts: dict[bytes, list[int]] = {}  # id -> fences of its runs
         self.purged: set[str] = set()  # queues
         self.dropped: set[str] = set()  # queues of which somebody drops, or retention may drop, dead jobs
@@ -76,6 +78,7 @@ class Book:
         self.ended: dict[bytes, Ended] = {}
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
+        self.moved: set[bytes] = set()  # jobs that died and went to another queue
         self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
         self.purges = 0
         self.last_fence = 0
@@ -220,6 +223,7 @@ class Book:
             if queue == header.queue:
                 raise Violation(f"the record of {_text(identifier)} is written twice")
             self.was_dead.add(identifier)
+            self.moved.add(identifier)
             del self.of_queue[queue][identifier]
             self.holder.pop(identifier, None)
         self.records[identifier] = record

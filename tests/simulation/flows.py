@@ -226,7 +226,8 @@ class Flows:
             if bad or len(members) < len(flow.jobs):
                 raise Violation(f"{flow.id!r} is done, and of its {len(flow.jobs)} jobs not {bad}")
             return
-        goes_on = [job for job in members if book.state_of(job) in GOES_ON]
+        # One that expired where it was blocked and went to another queue goes on there, and its step is held all the same.
+        goes_on = [job for job in members if book.state_of(job) in GOES_ON and job not in book.moved]
         if goes_on:
             raise Violation(f"{flow.id!r} is {state}, and {goes_on} go on")
         if state == "dead" and not any(book.state_of(job) is State.DEAD for job in members):

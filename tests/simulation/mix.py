@@ -99,6 +99,20 @@ class Mix:
         """What each attempt of a job does, and how long it takes."""
         return {"steps": [self._step(depth) for _ in range(self.random.randint(1, 3))]}
 
+    def yielding(self) -> Any:
+        """The same for a job whose handler yields: how many values, with what pause, how it ends, large ones or not."""
+        random = self.random
+        steps: list[list[Any]] = []
+        for _ in range(random.randint(1, 3)):
+            if random.random() < 0.15:
+                steps.append(self._step(1))
+                continue
+            gap_ms = random.choice((0.0, 0.0, 1.0, 50.0, 1_000.0))
+            count = random.choice((0, 1, 3, 10, 40))
+            end = "nack" if random.random() < 0.2 else "ack"
+            steps.append(["yield", random.choice((0.0, 20.0)), count, gap_ms, end, random.random() < 0.05])
+        return {"steps": steps}
+
     def encoded_payload(self) -> bytes:
         payload = encode_payload(self.payload())
         if self.random.random() < 0.01:

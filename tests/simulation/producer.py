@@ -38,9 +38,10 @@ Told = Callable[[Any, ZError | None], None]
 class Call:
     """A procedure under way, as a caller of a client would wait for it."""
 
-    __slots__ = ("procedure", "told", "wait", "what")
+    __slots__ = ("lasts", "procedure", "told", "wait", "what")
 
-    def __init__(self, what: str, procedure: Procedure[Any], told: Told) -> None:
+    def __init__(self, what: str, procedure: Procedure[Any], told: Told, *, lasts: bool) -> None:
+        self.lasts = lasts  # it waits for what may never come
         self.what = what
         self.procedure = procedure
         self.told = told
@@ -84,10 +85,10 @@ class ProducerProcess(Process):
 
     # ---- calls
 
-    def call(self, what: str, procedure: Procedure[Any], told: Told) -> None:
-        """Run a procedure to its end, and tell what it returned or raised."""
+    def call(self, what: str, procedure: Procedure[Any], told: Told, *, lasts: bool = False) -> None:
+        """Run a procedure to its end, and tell what it returned or raised. ``lasts``: nobody counts on its end."""
         self.world.note(self.name, "calls", what)
-        self.calls.append(Call(what, procedure, told))
+        self.calls.append(Call(what, procedure, told, lasts=lasts))
         self.wake()
 
     def run(self) -> Any:

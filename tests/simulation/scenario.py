@@ -136,6 +136,7 @@ class Scenario:
             if self.book.records:  # what waited for dead ones may go on, and die
                 self._drop_dead()
                 self._settle("what was dropped", self._is_drained)
+        self._settle("that streams end", self.beyond.streams.are_over)
         self._settle("that every worker gets jobs", lambda: all(map(self._has_credit, self.workers)))
         self._check_ends()
 
@@ -220,6 +221,8 @@ class Scenario:
         if what in ("cancel", "show", "why"):
             if known:
                 identifier = random.choice(known).decode()
+                if what == "cancel":
+                    self.book.cancelling.add(identifier.encode())
                 producer.verb(getattr(verbs, what)(identifier), 5_000.0)
         elif what in ("pause", "resume", "drain"):
             producer.verb(verbs.gate(what, queue), 5_000.0)
@@ -259,6 +262,7 @@ class Scenario:
     def _heal(self) -> None:
         self._healed = True
         self.world.note("world", "is healed")
+        self.beyond.streams.is_healed = True
         self.mishaps.end()
         self.network.weather.latency = (0.1, 1.0)
         for worker in self.workers:
@@ -286,7 +290,7 @@ class Scenario:
 
     def _is_answered(self) -> bool:
         """Nobody waits for an answer."""
-        return not any(producer.calls for producer in (*self.producers, self._janitor))
+        return not any(not call.lasts for producer in (*self.producers, self._janitor) for call in producer.calls)
 
     def _is_drained(self) -> bool:
         """No job is left but dead ones, nobody waits, and the broker has nothing to do."""
