@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.flows import Flows
 from tests.simulation.streams import Streams
-from zclient import openbatches, schedules, topics
+from tests.simulation.topics import Topics
+from zclient import openbatches, schedules
 from zclient.jobs import encode_payload
-from zclient.protocol.messages import Publication
 
 if TYPE_CHECKING:
     from tests.simulation.producer import ProducerProcess
     from tests.simulation.scenario import Scenario
 
-TOPICS = ("orders.eu", "orders.us", "stock")
-PATTERNS = ("orders.*", "orders.eu", "#")
 SCHEDULES = ("tick", "tock")
 CALLBACKS = ("on_done", "on_settled", "on_death")
 MOST_BATCHES = 4
@@ -33,8 +31,8 @@ class Beyond:
         self._book = scenario.book
         self._random = random
         self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows", "streams") if random.random() < 0.35]
-        self._sent = 0
         self._opened: dict[bytes, Any] = {}  # batches
+        self.topics = Topics(scenario)
         self.flows = Flows(scenario.mix, scenario.book)
         self.streams = Streams(scenario.mix, scenario.book)
 
@@ -63,18 +61,7 @@ class Beyond:
         return self._random.choice(list(self._scenario.mix.queues))
 
     def _topics(self, producer: ProducerProcess) -> None:
-        random = self._random
-        if random.random() < 0.3:
-            pattern, queue = random.choice(PATTERNS), self._queue()
-            change = topics.unbind(pattern, queue) if random.random() < 0.2 else topics.bind(pattern, queue, (), None)
-            producer.verb(change, 5_000.0)
-            return
-        self._sent += 1
-        identifier = b"publication-%d" % self._sent
-        options: dict[str, Any] = {"priority": 5} if random.random() < 0.3 else {}
-        payload = encode_payload(self._scenario.mix.payload(1))
-        publication = Publication(random.choice(TOPICS), options, identifier, payload)
-        producer.publish(publication, random.choice((50.0, 1_000.0, 10_000.0)))
+        self.topics.act(producer)
 
     def _schedules(self, producer: ProducerProcess) -> None:
         random = self._random

@@ -61,10 +61,14 @@ class Book:
         # what makes jobs by itself
         self.publications: dict[bytes, str] = {}  # id -> why it must have no copies
         self.copies: Counter[bytes] = Counter()  # publication -> how many came
+        self.copied: set[tuple[bytes, str]] = set()  # publications, and the queues that got them
+        self.may_copy: Callable[[bytes, str], bool] = lambda source, queue: False
+        self.may_return: Callable[[bytes, str], bool] = lambda source, queue: False  # though it was there before
         self.schedules: dict[str, None] = {}
         self.runs: Counter[str] = Counter()  # how many somebody asked for, less those that came
         self.batches: dict[bytes, dict[bytes, None]] = {}  # id -> its jobs
         self.closed: set[bytes] = set()  # batches that somebody closes
+        self.counted: set[bytes] = set()  # jobs of batches
         self._called: list[tuple[bytes, bytes]] = []  # callbacks that came in this write: batch, kind
         self.callbacks: set[bytes] = set()  # ids of jobs that may follow a batch
         # what is there
@@ -201,7 +205,8 @@ class Book:
     def _stored(self, identifier: bytes, record: bytes) -> None:
         end = self.ended.get(identifier)
         if end is not None:
-            if (end.how not in UNKEPT and not self.forgets) or identifier not in self.asked_again:
+            is_asked_again = identifier in self.asked_again or self._is_copied_again(identifier, record)
+            if (end.how not in UNKEPT and not self.forgets) or not is_asked_again:
                 raise Violation(f"{_text(identifier)} is there again, and was {end.how}")
             self.before[identifier] = self.ended.pop(identifier)  # nobody remembers it, and it was sent again
         if identifier in self.never:
@@ -210,9 +215,10 @@ class Book:
         old = self.records.get(identifier)
         if old is None:
             if identifier not in self.asked:
-                self._came_by_itself(identifier)
+                self._came_by_itself(identifier, header.queue)
             if "batch" in header.options:
                 self.batches[header.options["batch"]][identifier] = None
+                self.counted.add(identifier)
             sender = self.sent_by.get(identifier)
             if sender is not None and (self.ended.get(sender[0]) or Ended("", 0, None))[:2] != ("done", sender[1]):
                 raise Violation(f"{_text(identifier)} was sent by {_text(sender[0])}, which is not done by {sender[1]}")
@@ -229,7 +235,12 @@ class Book:
         self.records[identifier] = record
         self.of_queue.setdefault(header.queue, {})[identifier] = None
 
-    def _came_by_itself(self, identifier: bytes) -> None:
+    def _is_copied_again(self, identifier: bytes, record: bytes) -> bool:
+        """Whether it is the copy of what was published again, or in a queue whose bindings began in the past."""
+        source = identifier.rpartition(b".")[0]
+        return source in self.publications and self.may_return(source, header_of(record).queue)
+
+    def _came_by_itself(self, identifier: bytes, queue: str) -> None:
         """A job that nobody sent: the copy of a publication, an occurrence of a schedule, or what follows a batch."""
         schedule, at, _ = identifier.decode().partition("@")
         if at and schedule in self.schedules:
@@ -240,7 +251,10 @@ class Book:
         if source in self.publications:
             if self.publications[source]:
                 raise Violation(f"{_text(source)} has a copy, and must not: {self.publications[source]}")
+            if not self.may_copy(source, queue):
+                raise Violation(f"{queue} has a copy of {_text(source)}, and no binding takes it")
             self.copies[source] += 1
+            self.copied.add((source, queue))
             return
         if identifier not in self.callbacks:
             raise Violation(f"nobody sent {_text(identifier)}")

@@ -63,6 +63,7 @@ class Mix:
     small_turns: bool = False
     window_jobs: int = 8192
     limits: dict[str, int] = field(default_factory=dict)  # of `zbroker.limits`, where they are not the usual ones
+    tail_window: int = 10_000  # publications that may be on their way to a tail
     between_sends: float = 200.0
     orders: bool = True
     sent: int = 0
@@ -188,6 +189,7 @@ def draw(random: Random) -> Mix:
     mix.window_jobs = random.choice((1, 4, 8192))
     if random.random() < 0.4:
         mix.limits = dict(SMALL)
+        mix.tail_window = 4
     if not mix.is_calm:
         mix.latency = random.choice(((0.1, 1.0), (0.1, 30.0), (50.0, 200.0)))
         mix.late = random.choice((0.0, 0.01, 0.1))

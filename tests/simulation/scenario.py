@@ -26,7 +26,7 @@ from zbroker.calendar import Calendar
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
 from zbroker.core.states import State
-from zclient import verbs
+from zclient import tails, verbs
 from zclient.protocol.messages import Group
 from zclient.protocol.record import header_of
 
@@ -116,11 +116,14 @@ class Scenario:
     def run(self, steps: int = STEPS) -> None:
         """Raises `Violation`, or whatever the product raised, with the world as it is then."""
         before = {name: getattr(limits, name) for name in self.mix.limits}
+        window = tails.WINDOW
         try:
             vars(limits).update(self.mix.limits)
+            tails.WINDOW = self.mix.tail_window
             self._run(steps)
         finally:
             vars(limits).update(before)
+            tails.WINDOW = window
 
     def _run(self, steps: int) -> None:
         self._run_until(steps)
@@ -130,6 +133,10 @@ class Scenario:
         for queue in self.mix.queues:
             self.insist(verbs.gate("resume", queue))
         self._settle("all that was sent", self._is_drained)
+        self._settle("that tails tell", self.beyond.topics.has_told_all)
+        self.beyond.topics.end()
+        self._settle("what was told last", self._is_drained)
+        self._settle("that logs are trimmed", self.beyond.topics.logs.are_trimmed)
         self._replay_dead()
         self._settle("what was replayed", self._is_drained)
         for _ in range(DROPS):
@@ -262,13 +269,13 @@ class Scenario:
     def _heal(self) -> None:
         self._healed = True
         self.world.note("world", "is healed")
-        self.beyond.streams.is_healed = True
+        self.beyond.topics.is_healed = self.beyond.streams.is_healed = True
         self.mishaps.end()
         self.network.weather.latency = (0.1, 1.0)
         for worker in self.workers:
             worker.is_quick = True
-        self._janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
-        self._janitor.start()
+        self.janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
+        self.janitor.start()
 
     def insist(self, verb: verbs.Verb[Any]) -> None:
         """Have an order carried out; again if its answer does not come in time."""
@@ -277,7 +284,7 @@ class Scenario:
             if error is not None and error.code != "not_found":
                 self.insist(verb)
 
-        self._janitor.verb(verb, 10_000.0, told)
+        self.janitor.verb(verb, 10_000.0, told)
 
     def _settle(self, what: str, is_settled: Any) -> None:
         """Let the world run until it is settled."""
@@ -290,7 +297,7 @@ class Scenario:
 
     def _is_answered(self) -> bool:
         """Nobody waits for an answer."""
-        return not any(not call.lasts for producer in (*self.producers, self._janitor) for call in producer.calls)
+        return not any(not call.lasts for producer in (*self.producers, self.janitor) for call in producer.calls)
 
     def _is_drained(self) -> bool:
         """No job is left but dead ones, nobody waits, and the broker has nothing to do."""
@@ -356,7 +363,7 @@ class Scenario:
         jobs = [
             f"{one.decode()} {self.book.state_of(one)} {self.book.changes.get(one)}" for one in self.book.live()[:5]
         ]
-        calls = [call.what for producer in (*self.producers, self._janitor) for call in producer.calls]
+        calls = [call.what for producer in (*self.producers, self.janitor) for call in producer.calls]
         works = (len(state.works), len(state.resting), len(state.over))
         peers = [(peer.name, peer.capacity, peer.unsettled, peer.reserved) for peer in state.peers.values()]
         return f"jobs {jobs}; calls {calls[:5]}; works {works}; peers {peers}"
