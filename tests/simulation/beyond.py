@@ -32,6 +32,7 @@ class Beyond:
         self._random = random
         self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows", "streams") if random.random() < 0.35]
         self._opened: dict[bytes, Any] = {}  # batches
+        self.share = random.choice((0.2, 0.4, 0.8)) if self._kinds else 0.0
         self.topics = Topics(scenario)
         self.flows = Flows(scenario.mix, scenario.book)
         self.streams = Streams(scenario.mix, scenario.book)

@@ -21,6 +21,7 @@ from zclient.errors import (
     BrokerUnreachable,
     JobCancelled,
     JobFailed,
+    NotFound,
     OutcomeUnknown,
     Refused,
     ResultExpired,
@@ -79,7 +80,10 @@ class Flows:
         known = list(self._flows.values())
         chance = random.random()
         if not known or (chance < 0.4 and len(known) < MOST_FLOWS):
-            self._send(producer, self._draw(), again=random.choice((0, 1, 3)))
+            flow = self._draw()
+            self._send(producer, flow, again=random.choice((0, 1, 3)))
+            if random.random() < 0.6:
+                self._await(producer, flow)
         elif chance < 0.6:
             self._await(producer, random.choice(known))
         elif chance < 0.7:
@@ -144,7 +148,7 @@ class Flows:
             elif isinstance(error, OutcomeUnknown):
                 if again:
                     self._send(producer, flow, again=again - 1)
-            elif isinstance(error, Refused | BrokerUnreachable):
+            elif isinstance(error, Refused | BrokerUnreachable) or (isinstance(error, NotFound) and flow.may_stop):
                 if is_first and flow.has_arrived:
                     raise Violation(f"the workflow {flow.id!r} is stored, and its producer was told {error}")
                 if is_first:
@@ -175,7 +179,7 @@ class Flows:
             elif not isinstance(error, ResultTimeout | AnswerTimeout | BrokerUnreachable):
                 raise Violation(f"waiting for {flow.id!r} ended with {type(error).__name__}: {error}")
 
-        timeout_ms = self._random.choice((100.0, 5_000.0, 30_000.0))
+        timeout_ms = self._random.choice((100.0, 5_000.0, 300_000.0))
         now = producer.transport.now()
         procedure = workflows.collected(producer.session, now, flow.id, None, timeout_ms, 10_000.0)
         producer.call(f"await {flow.id.decode()}", procedure, told)
@@ -226,8 +230,8 @@ class Flows:
             if bad or len(members) < len(flow.jobs):
                 raise Violation(f"{flow.id!r} is done, and of its {len(flow.jobs)} jobs not {bad}")
             return
-        # One that expired where it was blocked and went to another queue goes on there, and its step is held all the same.
-        goes_on = [job for job in members if book.state_of(job) in GOES_ON and job not in book.moved]
+        # One that was dead, and then moved to another queue or was replayed, may go on in a step that others hold.
+        goes_on = [job for job in members if book.state_of(job) in GOES_ON and job not in book.was_dead]
         if goes_on:
             raise Violation(f"{flow.id!r} is {state}, and {goes_on} go on")
         if state == "dead" and not any(book.state_of(job) is State.DEAD for job in members):

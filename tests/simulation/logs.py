@@ -49,6 +49,8 @@ class Logs:
     def __init__(self, book: Book) -> None:
         self.kept: dict[str, KeptRow] = {}  # by pattern
         self.ever: dict[int, LogRow] = {}  # all that was kept, by offset
+        self.left_ms: dict[int, float] = {}  # when a publication lay in no log any more
+        self.gone: set[int] = set()  # offsets of what came and went in one write
         self.forgetting: set[str] = set()  # patterns that somebody wants forgotten
         self._book = book
         self._entries: dict[int, dict[int, Entry]] = {}  # by number of the log, offset
@@ -99,17 +101,18 @@ class Logs:
         for key, value in changes.items():
             if key.startswith(rows.TOPICS_KEPT):
                 self._rule(key.removeprefix(rows.TOPICS_KEPT).decode(), value)
-        logged = sorted(key for key in changes if key.startswith(rows.TOPICS_LOG))
+        logged = sorted((key for key in changes if key.startswith(rows.TOPICS_LOG)), key=rows.offset_of)
+        before = max(self.ever, default=0)
         for key in logged:
             value = changes[key]
             if value is not None:
-                self._append(int.from_bytes(key[1:9], "big"), rows.offset_of(key), value)
+                self._append(int.from_bytes(key[1:9], "big"), rows.offset_of(key), value, before)
         for key in logged:
             if changes[key] is None:
                 self._trim(int.from_bytes(key[1:9], "big"), rows.offset_of(key), rules)
         for pattern, row in rules.items():
             if pattern not in self.kept or self.kept[pattern].number != row.number:
-                del self._entries[row.number]
+                self.left_ms.update(dict.fromkeys(self._entries.pop(row.number), self._book.world.now))
         for pattern, row in self.kept.items():
             log = self._entries[row.number]
             if (row.publications, row.size) != (len(log), sum(entry.size for entry in log.values())):
@@ -129,13 +132,15 @@ class Logs:
         self._entries.setdefault(row.number, {})
         self._kept_ids.setdefault(row.number, set())
 
-    def _append(self, number: int, offset: int, value: bytes) -> None:
+    def _append(self, number: int, offset: int, value: bytes, before: int) -> None:
+        """One is kept; in the writes before this one the last had that offset."""
         row = LogRow(*rows.unpack(value))
         if number not in self._entries:
-            return  # it is forgotten in this very write
+            self.gone.add(offset)  # it is forgotten in this very write
+            return
         log, ids = self._entries[number], self._kept_ids[number]
-        if offset not in self.ever and offset <= max(self.ever, default=0):
-            raise Violation(f"the offset {offset} follows {max(self.ever)}")
+        if offset <= before:
+            raise Violation(f"the offset {offset} follows {before}")
         if self.ever.setdefault(offset, row) != row:
             raise Violation(f"the offset {offset} is of two publications")
         if any(entry.row.id == row.id for entry in log.values()):
@@ -150,11 +155,13 @@ class Logs:
         log = self._entries.get(number)
         if log is None or offset not in log:
             self._unseen[number] += 1
+            self.gone.add(offset)
             return
         if offset != min(log):
             raise Violation(f"{offset} is forgotten in the log {number}, and {min(log)} is older")
         size = sum(entry.size for entry in log.values())
         at_ms = log.pop(offset).row.at_ms
+        self.left_ms[offset] = self._book.world.now
         for rule in (*rules.values(), *self.kept.values()):
             is_old = rule.keep_ms and at_ms <= self._book.world.wall - rule.keep_ms
             if rule.number == number and (is_old or (rule.keep_bytes and size > rule.keep_bytes)):

@@ -190,11 +190,11 @@ class Scenario:
         if not producer.alive or producer.stopped or len(producer.calls) > 20:
             return False
         chance = self.mix.random.random()
-        if chance < 0.2 and self.beyond.act(producer):
+        if chance < self.beyond.share and self.beyond.act(producer):
             return True
-        if chance < 0.65:
+        if chance < 0.7:
             self._send(producer)
-        elif chance < 0.8:
+        elif chance < 0.82:
             self._await(producer)
         elif self.mix.orders:
             self._order(producer)

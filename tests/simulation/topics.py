@@ -48,6 +48,7 @@ class TailReader:
         self._said = pattern, filters
         self._tailing = Tailing(pattern, filters, since, random.choice((500.0, 5_000.0, 30_000.0)), 10_000.0)
         self._from_beginning = since == 0
+        self._began_ms = 0.0  # when it told its first one
         self._last = 0  # the offset that was told last
         self._is_over = False
         self._leaves = random.choice((0.0, 0.0, 0.05))
@@ -98,7 +99,9 @@ class TailReader:
         if told.offset is None:
             return
         row = self._logs.ever.get(told.offset)
-        if row is None or (row.id, row.topic, row.payload) != (told.id.encode(), told.topic, told.payload_bytes):
+        is_gone = told.offset in self._logs.gone
+        facts = told.id.encode(), told.topic, told.payload_bytes
+        if not is_gone and (row is None or (row.id, row.topic, row.payload) != facts):
             raise Violation(f"the tail of {pattern} tells {told}, and {row} was kept")
         if told.offset <= self._last:
             raise Violation(f"the tail of {pattern} tells {told.offset} after {self._last}")
@@ -109,16 +112,19 @@ class TailReader:
         self._last = told.offset
 
     def _between(self, offset: int) -> list[int]:
-        """What was kept and is taken, between the one that was told last and this one. Before the first one it is what
-        is kept still: it begins with what is there."""
-        if not self._last and not self._from_beginning:
-            return []
-        kept = self._logs.ever if self._last else self._logs.present()
-        pattern, filters = self._said
+        """What was kept and is taken, between the one that was told last and this one; but for what was forgotten when
+        the first one was told: a tail begins with what is there."""
+        if not self._last:
+            self._began_ms = self._producer.world.now
+            if not self._from_beginning:
+                return []
+        logs, (pattern, filters) = self._logs, self._said
+        present = logs.present()
         return [
             one
-            for one, row in kept.items()
+            for one, row in logs.ever.items()
             if self._last < one < offset and takes(pattern, filters, row.topic, row.options.get("headers", {}))
+            if one in present or logs.left_ms[one] > self._began_ms
         ]
 
 
@@ -139,25 +145,33 @@ class Topics:
         scenario.book.may_copy = self._may_copy
         scenario.book.may_return = lambda source, queue: source in self._again or queue in self._filled
         self._again: set[bytes] = set()
+        self._keeps = self.random.random() < 0.7  # whether something is kept from the beginning
 
     # ---- what people do
 
     def act(self, producer: ProducerProcess) -> None:
         random = self.random
         chance = random.random()
-        if chance < 0.25:
-            self._bind(producer)
-        elif chance < 0.37:
+        if self._keeps and not self.logs.kept:
             self._keep(producer)
-        elif chance < 0.5:
+        elif chance < 0.25:
+            self._bind(producer)
+        elif chance < 0.3:
+            self._keep(producer)
+        elif chance < 0.45:
             self._tail(producer)
         else:
-            identifier = b"publication-%d" % len(self.published)
-            options: dict[str, Any] = {"priority": 5} if random.random() < 0.3 else {}
-            if random.random() < 0.5:
-                options["headers"] = {"region": random.choice(("eu", "us"))}
-            publication = WirePublication(random.choice(NAMES), options, identifier, self._payload())
-            self._publish(producer, publication, random.choice((50.0, 1_000.0, 10_000.0)), again=random.choice((0, 2)))
+            for _ in range(random.choice((1, 1, 2, 5))):
+                self._publish_another(producer)
+
+    def _publish_another(self, producer: ProducerProcess) -> None:
+        random = self.random
+        identifier = b"publication-%d" % len(self.published)
+        options: dict[str, Any] = {"priority": 5} if random.random() < 0.3 else {}
+        if random.random() < 0.5:
+            options["headers"] = {"region": random.choice(("eu", "us"))}
+        publication = WirePublication(random.choice(NAMES), options, identifier, self._payload())
+        self._publish(producer, publication, random.choice((50.0, 1_000.0, 10_000.0)), again=random.choice((0, 2)))
 
     def _payload(self) -> bytes:
         return encode_payload(self._scenario.mix.payload(1))
@@ -189,7 +203,7 @@ class Topics:
             producer.verb(topics.unbind(pattern, queue), 5_000.0)
             return
         filters = [EU] if random.random() < 0.3 else []
-        since = random.choice((None, None, "beginning"))
+        since = random.choice((None, "beginning"))
         self._bound.setdefault(queue, []).append((pattern, filters))
         if since is not None:
             self._filled.add(queue)
@@ -202,8 +216,8 @@ class Topics:
             self.logs.forgetting.add(pattern)
             producer.verb(topics.forget(pattern), 5_000.0)
             return
-        keep_for = random.choice((None, 0.5, 5.0, 600.0))
-        keep_bytes = random.choice((None, 300, 3_000)) if keep_for is not None else random.choice((300, 100_000))
+        keep_for = random.choice((None, 0.5, 5.0, 600.0, 600.0))
+        keep_bytes = random.choice((None, None, 300, 3_000)) if keep_for is not None else random.choice((300, 100_000))
         producer.verb(topics.keep(pattern, keep_for, keep_bytes), 5_000.0)
 
     def _tail(self, producer: ProducerProcess) -> None:
