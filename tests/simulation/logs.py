@@ -107,9 +107,12 @@ class Logs:
             value = changes[key]
             if value is not None:
                 self._append(int.from_bytes(key[1:9], "big"), rows.offset_of(key), value, before)
-        for key in logged:
-            if changes[key] is None:
-                self._trim(int.from_bytes(key[1:9], "big"), rows.offset_of(key), rules)
+        trimmed = [(int.from_bytes(key[1:9], "big"), rows.offset_of(key)) for key in logged if changes[key] is None]
+        passing = [(number, offset) for number, offset in trimmed if offset not in self._entries.get(number, {})]
+        self._unseen.update(number for number, _ in passing)
+        self.gone.update(offset for _, offset in passing)
+        for number, offset in trimmed:
+            self._trim(number, offset, rules, {number for number, _ in passing})
         for pattern, row in rules.items():
             if pattern not in self.kept or self.kept[pattern].number != row.number:
                 self.left_ms.update(dict.fromkeys(self._entries.pop(row.number), self._book.world.now))
@@ -150,20 +153,22 @@ class Logs:
         log[offset] = Entry(row, len(value))
         ids.add(row.id)
 
-    def _trim(self, number: int, offset: int, rules: dict[str, KeptRow]) -> None:
-        """One is forgotten: the oldest of its log, too old or too much by the rule before this write or after it."""
+    def _trim(self, number: int, offset: int, rules: dict[str, KeptRow], unseen: set[int]) -> None:
+        """One is forgotten: the oldest of its log, too old or too much by the rule before this write or after it. Of
+        the logs ``unseen`` others came and went in the same write."""
         log = self._entries.get(number)
         if log is None or offset not in log:
-            self._unseen[number] += 1
-            self.gone.add(offset)
             return
         if offset != min(log):
             raise Violation(f"{offset} is forgotten in the log {number}, and {min(log)} is older")
         size = sum(entry.size for entry in log.values())
         at_ms = log.pop(offset).row.at_ms
         self.left_ms[offset] = self._book.world.now
+        if number in unseen:
+            return  # those that came and went in this write were too much, and nobody knows how much they were
+        latest_ms = self._book.world.wall - self._book.world.jumped + self._book.world.furthest
         for rule in (*rules.values(), *self.kept.values()):
-            is_old = rule.keep_ms and at_ms <= self._book.world.wall - rule.keep_ms
+            is_old = rule.keep_ms and at_ms <= latest_ms - rule.keep_ms
             if rule.number == number and (is_old or (rule.keep_bytes and size > rule.keep_bytes)):
                 return
         raise Violation(f"{offset} is forgotten in the log {number} before its time")

@@ -17,7 +17,7 @@ GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
 SMALL = {"TURN_CHILDREN": 1, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
-SMALL |= {"WORKFLOW_AT_ONCE": 3, "SLICE_JOBS": 2, "STEP_ROWS": 2, "PAGE_LOOKED": 3, "TRIM_ROWS": 2}
+SMALL |= {"WORKFLOW_AT_ONCE": 3, "SLICE_JOBS": 2, "STEP_ROWS": 2, "PAGE_LOOKED": 3, "TRIM_ROWS": 2, "TURN_STEPS": 1}
 """Limits of the broker that make slices of what it does with few jobs."""
 
 Options = dict[str, Any]
