@@ -14,7 +14,6 @@ from zclient.protocol import limits
 from zclient.protocol.messages import Watch
 from zclient.requests import CHANGE, WATCH, Request
 
-
 ENDS = ("done", "dead", "cancelled")
 """How a job, or a workflow or batch, ended; whatever else is told means that nobody knows it."""
 

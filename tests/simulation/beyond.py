@@ -30,7 +30,9 @@ class Beyond:
         self._scenario = scenario
         self._book = scenario.book
         self._random = random
-        self._kinds = [kind for kind in ("topics", "schedules", "batches", "flows", "streams") if random.random() < 0.35]
+        self._kinds = [
+            kind for kind in ("topics", "schedules", "batches", "flows", "streams") if random.random() < 0.35
+        ]
         self._opened: dict[bytes, Any] = {}  # batches
         self.share = random.choice((0.2, 0.4, 0.8)) if self._kinds else 0.0
         self.topics = Topics(scenario)

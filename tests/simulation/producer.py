@@ -211,7 +211,9 @@ class ProducerProcess(Process):
             if identifier not in book.was_dead and (ended is None or ended.how not in UNKEPT):
                 raise Violation(f"{identifier!r} is told to be dead, and never was")
         elif isinstance(error, JobCancelled):
-            gone = (*UNKEPT, "cancelled") if identifier in book.counted else ("cancelled", "purged")  # batches keep that
+            gone = (
+                (*UNKEPT, "cancelled") if identifier in book.counted else ("cancelled", "purged")
+            )  # batches keep that
             if ended is None or ended.how not in gone:
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
         elif was_confirmed and identifier not in book.instead:

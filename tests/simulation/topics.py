@@ -176,7 +176,9 @@ class Topics:
     def _payload(self) -> bytes:
         return encode_payload(self._scenario.mix.payload(1))
 
-    def _publish(self, producer: ProducerProcess, publication: WirePublication, timeout_ms: float, *, again: int) -> None:
+    def _publish(
+        self, producer: ProducerProcess, publication: WirePublication, timeout_ms: float, *, again: int
+    ) -> None:
         """Publish; where the outcome is unknown ``again`` as often, which is safe."""
         is_first = publication.id not in self.published
         if not is_first:
@@ -192,7 +194,9 @@ class Topics:
 
         def refused(why: str) -> None:
             if self.logs.has_kept(publication.id):
-                raise Violation(f"{publication.id!r} is kept, and its producer was told that it is not published: {why}")
+                raise Violation(
+                    f"{publication.id!r} is kept, and its producer was told that it is not published: {why}"
+                )
 
         producer.publish(publication, timeout_ms, told, refused if is_first else None)
 
