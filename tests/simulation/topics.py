@@ -113,7 +113,7 @@ class TailReader:
 
     def _between(self, offset: int) -> list[int]:
         """What was kept and is taken, between the one that was told last and this one; but for what was forgotten when
-        the first one was told: a tail begins with what is there."""
+        the first one was told, since a tail begins with what is there, and for what `forget_topic` removed."""
         if not self._last:
             self._began_ms = self._producer.world.now
             if not self._from_beginning:
@@ -124,7 +124,8 @@ class TailReader:
             one
             for one, row in logs.ever.items()
             if self._last < one < offset and takes(pattern, filters, row.topic, row.options.get("headers", {}))
-            if one in present or logs.left_ms[one] > self._began_ms
+            if one in present or logs.left_ms.get(one, 0.0) > self._began_ms
+            if one not in logs.removed
         ]
 
 
