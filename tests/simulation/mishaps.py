@@ -60,7 +60,7 @@ class Mishaps:
         scenario.network.weather.late = 0.0
         for connection in scenario.network.connections.values():
             connection.congested_until = connection.deaf_until = 0.0
-        scenario.network.next_is_deaf_ms = 0.0
+        scenario.network.deaf_ms.clear()
         for process in (broker, *scenario.workers, *scenario.producers):
             process.go_on()
 
@@ -80,7 +80,7 @@ class Mishaps:
 
     def _congest(self) -> None:
         if self._world.chance(0.3):
-            self._scenario.network.next_is_deaf_ms = self._world.between(1.0, 300.0)
+            self._scenario.network.deaf_ms.append(self._world.between(1.0, 300.0))
             return
         connections = list(self._scenario.network.connections.values())
         if connections:
@@ -115,14 +115,35 @@ class Mishaps:
         """A process stands still, and its connection may be full by then; one that does for long is given up by its
         heartbeats, if they stand still as well."""
         process.stop(ms)
-        if self._world.chance(0.3):
-            for connection in self._scenario.network.connections.values():
-                if connection.transport.process is process:
-                    connection.deaf_until = self._world.now + ms
+        if self._world.chance(0.5):
+            self._fill(process, ms)
         if ms > HEARTBEAT_MS[1] and self._world.chance(0.7):
             for connection in list(self._scenario.network.connections.values()):
                 if connection.transport.process is process:
                     connection.cut(ms, self._world.between(*HEARTBEAT_MS))
+
+    def _fill(self, process: Process, ms: float) -> None:
+        """Nothing gets through to a process for so long."""
+        for connection in self._scenario.network.connections.values():
+            if connection.transport.process is process:
+                connection.deaf_until = self._world.now + ms
+
+    def last(self) -> float:
+        """The last that goes wrong, so that nothing comes after it that would mend it by chance; how long it takes."""
+        faults, network = self._scenario.mix.faults, self._scenario.network
+        if faults.stop_worker and self._world.chance(0.5):
+            ms = self._world.random.choice((700.0, 6_000.0))
+            for worker in self._scenario.workers:
+                worker.stop(ms)
+                self._fill(worker, ms)
+            return ms
+        if faults.congest and network.connections:
+            network.deaf_ms += [self._world.between(50.0, 300.0) for _ in range(2)]
+            connections = list(network.connections.values())
+            for connection in self._world.random.sample(connections, min(2, len(connections))):
+                connection.cut(self._world.between(0.1, 50.0), self._world.between(0.1, 50.0))
+            return 1_000.0
+        return 0.0
 
     # ---- the broker
 

@@ -56,7 +56,7 @@ class Network:
         self.broker: Listener
         self.connections: dict[bytes, Connection] = {}
         self.dark: dict[Process, float] = {}  # processes whose link is down, and until when
-        self.next_is_deaf_ms = 0.0  # so long nothing gets through to the peer of the next connection
+        self.deaf_ms: list[float] = []  # so long nothing gets through to the peer of the next connection, and so on
         self._routes = 0
 
     def latency(self) -> float:
@@ -75,8 +75,8 @@ class Network:
             return None
         self._routes += 1
         connection = Connection(self, self._routes.to_bytes(5, "big"), transport)
-        connection.deaf_until = self.world.now + self.next_is_deaf_ms
-        self.next_is_deaf_ms = 0.0
+        if self.deaf_ms:
+            connection.deaf_until = self.world.now + self.deaf_ms.pop()
         self.connections[connection.route] = connection
         self.world.after(self.latency(), self._met, connection, broker.life)
         return connection

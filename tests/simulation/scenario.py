@@ -127,6 +127,7 @@ class Scenario:
 
     def _run(self, steps: int) -> None:
         self._run_until(steps)
+        self._run_for(self.mishaps.last())
         self._heal()
         self._settle("what was asked", self._is_answered)
         self.beyond.end()
@@ -150,6 +151,11 @@ class Scenario:
     def _run_until(self, steps: int) -> None:
         world = self.world
         while world.steps < steps:
+            self._step()
+
+    def _run_for(self, ms: float) -> None:
+        until_ms = self.world.now + ms
+        while self.world.now < until_ms:
             self._step()
 
     def _step(self) -> None:

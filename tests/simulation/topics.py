@@ -48,7 +48,7 @@ class TailReader:
         self._said = pattern, filters
         self._tailing = Tailing(pattern, filters, since, random.choice((500.0, 5_000.0, 30_000.0)), 10_000.0)
         self._from_beginning = since == 0
-        self._began_ms = 0.0  # when it told its first one
+        self._knows_ms = 0.0  # what was forgotten by then is no hole
         self._last = 0  # the offset that was told last
         self._is_over = False
         self._leaves = random.choice((0.0, 0.0, 0.05))
@@ -109,13 +109,15 @@ class TailReader:
             holes = self._between(told.offset)
             if len(holes) > told.missed:
                 raise Violation(f"the tail of {pattern} tells that {told.missed} are missing, and so are {holes}")
+        else:
+            self._knows_ms = self._producer.world.now
         self._last = told.offset
 
     def _between(self, offset: int) -> list[int]:
         """What was kept and is taken, between the one that was told last and this one; but for what was forgotten when
         the first one was told, since a tail begins with what is there, and for what `forget_topic` removed."""
         if not self._last:
-            self._began_ms = self._producer.world.now
+            self._knows_ms = self._producer.world.now
             if not self._from_beginning:
                 return []
         logs, (pattern, filters) = self._logs, self._said
@@ -124,7 +126,7 @@ class TailReader:
             one
             for one, row in logs.ever.items()
             if self._last < one < offset and takes(pattern, filters, row.topic, row.options.get("headers", {}))
-            if one in present or logs.left_ms.get(one, 0.0) > self._began_ms
+            if one in present or logs.left_ms.get(one, 0.0) > self._knows_ms
             if one not in logs.removed
         ]
 
