@@ -92,7 +92,8 @@ class Beyond:
         self.flows.act(producer)
 
     def _streams(self, producer: ProducerProcess) -> None:
-        self.streams.act(producer)
+        for _ in range(self._random.choice((1, 2, 3))):
+            self.streams.act(producer)
 
     def _batches(self, producer: ProducerProcess) -> None:
         book, random = self._book, self._random

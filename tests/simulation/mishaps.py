@@ -85,7 +85,8 @@ class Mishaps:
         connections = list(self._scenario.network.connections.values())
         if connections:
             connection = self._world.random.choice(connections)
-            connection.congested_until = self._world.now + self._world.between(1.0, 3_000.0)
+            longest_ms = self._world.random.choice((100.0, 3_000.0))
+            connection.congested_until = self._world.now + self._world.between(1.0, longest_ms)
 
     # ---- workers and producers
 

@@ -108,8 +108,8 @@ class Mix:
             if random.random() < 0.15:
                 steps.append(self._step(1))
                 continue
-            gap_ms = random.choice((0.0, 1.0, 50.0, 300.0, 1_000.0))
-            count = random.choice((0, 1, 3, 10, 30))
+            gap_ms = random.choice((0.0, 1.0, 50.0, 300.0, 300.0))
+            count = random.choice((0, 3, 10, 40, 40))
             end = "nack" if random.random() < 0.2 else "ack"
             steps.append(["yield", random.choice((0.0, 20.0)), count, gap_ms, end, random.random() < 0.05])
         return {"steps": steps}

@@ -245,7 +245,7 @@ class Streams:
             queue,
             mix.yielding(),
             mix.next_ids(1)[0].decode(),
-            timeout=random.choice((2.0, 20.0, None)),
+            timeout=random.choice((5.0, 20.0, None)),
             on_restart="raise" if raises else "continue",
             window=random.choice((1, 3, 64)),
             options=options,
