@@ -180,6 +180,15 @@ MUTANTS = (
         by_seeds=True,
     ),
     Mutant(
+        "suspects without end",
+        "the broker looks at the same suspects turn after turn, and never rests",
+        "zbroker/core/dispatch.py",
+        "    if queue.suspects and (queue.passed is not None or len(queue.suspects) > suspects):",
+        "    if queue.suspects:",
+        ("tests/core/test_losses.py::test_suspects_that_their_key_holds_back_are_looked_at_once",),
+        by_seeds=True,
+    ),
+    Mutant(
         "undelivered forgotten",
         "a delivery that found a full connection is not taken back",
         "zbroker/core/core.py",
