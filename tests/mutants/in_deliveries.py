@@ -186,7 +186,6 @@ MUTANTS = (
         "    if queue.suspects and (queue.passed is not None or len(queue.suspects) > suspects):",
         "    if queue.suspects:",
         ("tests/core/test_losses.py::test_suspects_that_their_key_holds_back_are_looked_at_once",),
-        by_seeds=True,
     ),
     Mutant(
         "undelivered forgotten",

@@ -147,7 +147,6 @@ MUTANTS = (
         "        if self.is_lost:\n            return\n        publications",
         "        publications",
         ("tests/client/test_tailing.py::test_a_connection_that_is_lost_before_the_first_answer",),
-        by_seeds=True,
     ),
     Mutant(
         "forgotten while it begins",
@@ -156,7 +155,6 @@ MUTANTS = (
         "if page.forgotten and not is_first:",
         "if page.forgotten and not self._is_beginning:",
         ("tests/client/test_tailing.py::test_what_was_forgotten_while_it_was_read_is_a_gap",),
-        by_seeds=True,
     ),
     Mutant(
         "an early watch answers a late one",
@@ -165,7 +163,6 @@ MUTANTS = (
         "            self._joined.add(identifier)\n",
         "",
         ("tests/client/test_session.py::test_a_job_that_nobody_knew_is_asked_for_again_for_who_came_since",),
-        by_seeds=True,
     ),
     Mutant(
         "settled after lease_lost",
