@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zclient.config import Duration, one_job
 from zclient.durations import parse_duration
-from zclient.errors import ClosedError, InvalidArgument, JobFailed, ResultTimeout, StreamRestarted
+from zclient.errors import ClosedError, InvalidArgument, JobFailed, ResultExpired, ResultTimeout, StreamRestarted
 from zclient.handles import text_of
 from zclient.jobs import decode_payload, stream_options, whole
 from zclient.protocol.limits import MAX_STREAM_WINDOW
@@ -19,6 +19,7 @@ from zclient.protocol.messages import Group
 from zclient.readers import Reader, Restarted
 from zclient.session import Session
 from zclient.verbs import Procedure, Wait, outcome, refuse_late, sending
+from zclient.watches import ENDS
 
 if TYPE_CHECKING:
     from zclient.handles import AsyncJobHandle, JobHandle
@@ -119,9 +120,12 @@ class Reading:
         return True
 
     def _ended(self, session: Session, reader: Reader) -> Any:
-        self.is_over = True
-        session.readers.forget(reader)
         error = reader.refusal or reader.end.error
+        if error is None and reader.end.value[0] not in ENDS:
+            self.leave()  # if the job is there all the same, it is not to wait for this reader
+        else:
+            self.is_over = True
+            session.readers.forget(reader)
         if reader.refusal is not None:
             session.give_up(reader.end)
         if error is not None:
@@ -198,7 +202,7 @@ class Stream(_Stream):
         """The next value; see `Client.stream` for what it raises."""
         try:
             value = self._run(self._reading.next)
-        except (ResultTimeout, ConnectionError):
+        except (ResultTimeout, ResultExpired, ConnectionError):
             self._nudge()
             raise
         if value is END:
@@ -245,7 +249,7 @@ class AsyncStream(_Stream):
             await self._begin()
         try:
             value = await self._run(self._reading.next)
-        except (ResultTimeout, ConnectionError):
+        except (ResultTimeout, ResultExpired, ConnectionError):
             self._nudge()
             raise
         if value is END:

@@ -46,7 +46,6 @@ class Tailing:
         self._is_kept = False
         self._saw_unkept = False
         self._is_beginning = False  # what is kept is being read for the first time
-        self._knows_forgotten = False
 
     def next(self, session: Session, now: float) -> Procedure[Publication | None]:
         """The next publication; None when none came in time."""
@@ -154,12 +153,10 @@ class Tailing:
             page = verb.decode(value)
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolFault(f"kept publications cannot be read: {type(error).__name__} {error}") from None
-        if is_first:  # what was forgotten before it began is no gap
-            self._knows_forgotten = page.forgotten
-        elif page.forgotten and not self._knows_forgotten:
+        if page.forgotten and not is_first:  # what was forgotten before it began is no gap
             self._missed = None
         for told in page.publications:
             self._tell(told, is_read=True)
         self._next = self._until if page.next is None else page.next
         if self._next >= self._until:
-            self._is_beginning = self._knows_forgotten = False
+            self._is_beginning = False

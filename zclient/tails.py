@@ -126,7 +126,10 @@ class Tail:
             self.rouse()
 
     def take(self, message: Publications) -> None:
-        """What the broker tells of it, with a gap before it if something did not arrive."""
+        """What the broker tells of it, with a gap before it if something did not arrive. What is told on another
+        connection than its own comes by the tail that is begun there."""
+        if self.is_lost:
+            return
         publications = message.publications
         missed = message.position - self.heard
         if missed > 0 and publications:

@@ -14,6 +14,9 @@ from zclient.protocol import limits
 from zclient.protocol.messages import Watch
 from zclient.requests import CHANGE, WATCH, Request
 
+ENDS = ("done", "dead", "cancelled")
+"""How a job, or a workflow or batch, ended; whatever else is told means that nobody knows it."""
+
 
 class Changes:
     """The latest change of one job, shared by all who follow it. ``next`` ends when another one comes."""
@@ -76,6 +79,7 @@ class Watches:
         self._ends: dict[bytes, Request] = {}
         self._changes: dict[bytes, Changes] = {}
         self._due: dict[bytes, None] = {}
+        self._joined: set[bytes] = set()  # jobs that more wait for since the broker was last asked
         self._leaving: deque[Follower] = deque()
 
     @property
@@ -90,6 +94,7 @@ class Watches:
         request = self._ends.get(identifier)
         if request is not None:
             request.waiters += 1
+            self._joined.add(identifier)
             return request
         request = Request(WATCH, (identifier,))
         if self.refusal is not None:
@@ -134,11 +139,12 @@ class Watches:
         self._ends.pop(identifier, None)
         self._changes.pop(identifier, None)
         self._due.pop(identifier, None)
+        self._joined.discard(identifier)
 
     def clear(self) -> list[Request]:
         """Forget everything; what was waited for."""
         requests = list(self._ends.values())
-        for watched in (self._ends, self._changes, self._due, self._leaving):
+        for watched in (self._ends, self._changes, self._due, self._joined, self._leaving):
             watched.clear()
         return requests
 
@@ -150,6 +156,7 @@ class Watches:
             ids = list(islice(self._due, limits.MAX_BATCH_JOBS))
             for identifier in ids:
                 del self._due[identifier]
+            self._joined.difference_update(ids)
             for changes in (False, True):
                 chosen = [identifier for identifier in ids if (identifier in self._changes) is changes]
                 if chosen:
@@ -171,8 +178,12 @@ class Watches:
     # ---- what is heard
 
     def finished(self, ends: list[Any]) -> None:
-        """The ends of jobs were told: they are watched no longer, and who waited knows."""
+        """The ends of jobs were told: they are watched no longer, and who waited knows. That a job is unknown is asked
+        again if more wait for it since it was asked: theirs may have been stored meanwhile."""
         for identifier, state, result, cause in ends:
+            if state not in ENDS and identifier in self._joined:
+                self._due[identifier] = None
+                continue
             request = self._ends.get(identifier)
             self._forget(identifier)
             if request is not None:

@@ -11,7 +11,7 @@ from zclient.errors import AnswerTimeout, BrokerUnreachable, NotFound, ProtocolF
 from zclient.handles import JobStatus, text_of
 from zclient.session import Session
 from zclient.verbs import Procedure, Wait, asking, show
-from zclient.watches import Follower
+from zclient.watches import ENDS, Follower
 
 LAST_SHOW_MS = 10_000
 """How long the question may take for how a job ended, where its last change did not tell."""
@@ -89,7 +89,7 @@ class Following:
             raise follower.end.error.with_traceback(None)
         state, result, cause = follower.end.value
         name = text_of(self._id)
-        if state not in ("done", "dead", "cancelled"):
+        if state not in ENDS:
             if self._last is None:
                 raise NotFound(f"no job {name}")
             raise ResultExpired(f"job {name} is over, and nothing of it is kept")

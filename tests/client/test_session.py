@@ -189,6 +189,19 @@ def test_waiters_of_one_job_share_a_watch() -> None:
     assert ended == [first, first]
 
 
+def test_a_job_that_nobody_knew_is_asked_for_again_for_who_came_since() -> None:
+    peer = Peer()
+    peer.connect()
+    early = peer.session.watch(b"a")
+    assert peer.said() == [m.Watch([b"a"])]
+    late = peer.session.watch(b"a")  # its owner was told meanwhile that the job is stored
+    peer.hear(m.Finished([(b"a", "unknown", None, None)]))
+    assert not late.done
+    assert peer.said() == [m.Watch([b"a"])]
+    peer.hear(m.Finished([(b"a", "unknown", None, None)]))
+    assert early.done and late.value == ("unknown", None, None)
+
+
 def test_watches_are_said_again_on_a_new_connection_and_now_and_then() -> None:
     peer = Peer()
     peer.connect()

@@ -13,6 +13,7 @@ from zclient.errors import (
     JobCancelled,
     JobFailed,
     QueueClosed,
+    ResultExpired,
     ResultTimeout,
     StreamRestarted,
 )
@@ -204,6 +205,14 @@ def test_who_leaves_cancels_the_job_and_only_once(reader: Reader) -> None:
     assert [type(one) for one in reader.peer.said()].count(m.Order) == 1
     reader.part(0, 1)
     assert reader.take() is END and reader.peer.session.faults == 0
+
+
+def test_a_job_that_nobody_knows_is_left_so_that_it_does_not_wait_for_its_reader(reader: Reader) -> None:
+    reader.end("unknown")
+    with pytest.raises(ResultExpired):
+        reader.take()
+    assert [one.arguments for one in reader.peer.said() if isinstance(one, m.Order)] == [{"id": b"a"}]
+    assert reader.take() is END
 
 
 def test_the_brokers_refusal_is_raised(reader: Reader) -> None:

@@ -190,6 +190,7 @@ def test_a_connection_that_is_lost_before_the_first_answer() -> None:
     (again,) = [message for message in reader.peer.connect() if isinstance(message, m.Tail)]
     assert again.number == asked.number
     reader.answer(again, offset=5)
+    reader.hear(again, 0, told(5, "live"))  # what is kept comes before it
     assert reader.go() is None
     fresh = next(message for message in reader.peer.said() if isinstance(message, m.Tail) and message.pattern)
     reader.answer(fresh, offset=6)
@@ -198,7 +199,7 @@ def test_a_connection_that_is_lost_before_the_first_answer() -> None:
     assert reader.go().missed == 0
 
 
-@pytest.mark.parametrize(("first", "second", "missed"), [(True, True, 0), (False, True, None), (False, False, 0)])
+@pytest.mark.parametrize(("first", "second", "missed"), [(True, True, None), (False, True, None), (True, False, 0)])
 def test_what_was_forgotten_while_it_was_read_is_a_gap(first: bool, second: bool, missed: int | None) -> None:
     reader = Reader(since_ms=0)
     reader.begin(offset=9)

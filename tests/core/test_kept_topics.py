@@ -140,6 +140,24 @@ def test_what_is_too_much_is_forgotten_in_slices(monkeypatch: pytest.MonkeyPatch
     bench.check()
 
 
+def test_a_page_ends_where_something_was_forgotten_before_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
+    monkeypatch.setattr(broker_limits, "TURN_STEPS", 1)
+    bench = Bench()
+    producer = bench.producer()
+    keep(producer, "a")
+    for n in range(1, 9):
+        publish(producer, publication("a", str(n)))
+    number, order = producer.next_number(), producer.next_number()
+    bench.turn([(producer.route, m.Ask(number, "publications", {"pattern": "a", "start": 1}))])  # it reads a slice
+    bench.turn([(producer.route, m.Order(order, order, "keep_topic", {"pattern": "a", "keep_bytes": 60}))])
+    bench.settle_down()
+    told = producer.value_of(number)
+    following = producer.ask("publications", pattern="a", start=told["next"])
+    assert told["forgotten"] is False and len(told["publications"]) < 8
+    assert following["forgotten"] is True and following["publications"][0][0] > told["next"]
+
+
 def test_one_that_is_larger_than_all_that_is_kept_is_not_kept() -> None:
     bench = Bench()
     producer = bench.producer()

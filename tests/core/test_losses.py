@@ -271,3 +271,21 @@ def test_a_suspect_behind_many_that_their_key_holds_back_is_found(monkeypatch: p
         bench.turn()
     assert [worker.ids() for worker in workers] == [["a0"], ["a1"], ["b"]]
     bench.check()
+
+
+@pytest.mark.parametrize("jobs", range(3, 13))
+def test_suspects_that_their_key_holds_back_are_looked_at_once(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STEP_ROWS", 3)
+    bench = Bench()
+    bench.lowered = True
+    producer, first = bench.producer(), bench.worker("first", "q", capacity=20)
+    producer.put("q", *(f"a{n}" for n in range(jobs)), key="a")
+    assert len(first.jobs()) == jobs
+    producer.order("set", queue="q", options={"key_limit": 2})
+    crash_worker(bench, first)
+    workers = [bench.worker(f"w{n}", "q") for n in range(3)]
+    for _ in range(10):
+        bench.turn()
+    assert [worker.ids() for worker in workers] == [["a0"], ["a1"], []]
+    assert bench.core.wanted_in() > 0, "the core looks at the same suspects turn after turn"
+    bench.check()

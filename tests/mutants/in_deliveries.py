@@ -177,6 +177,15 @@ MUTANTS = (
         "Who() if peer.wedged else Ping()",
         "Ping()",
         ("tests/core/test_leases.py::test_a_worker_whose_lease_ran_out_is_asked_who_it_is_until_it_says_so",),
+        by_seeds=True,
+    ),
+    Mutant(
+        "suspects without end",
+        "the broker looks at the same suspects turn after turn, and never rests",
+        "zbroker/core/dispatch.py",
+        "    if queue.suspects and (queue.passed is not None or len(queue.suspects) > suspects):",
+        "    if queue.suspects:",
+        ("tests/core/test_losses.py::test_suspects_that_their_key_holds_back_are_looked_at_once",),
     ),
     Mutant(
         "undelivered forgotten",

@@ -215,6 +215,7 @@ MUTANTS = (
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends))\n',
         '        state.over.extend((key[len(rows.META_OVER) :], how, b"") for how in rows.unpack(ends)[1:])\n',
         ("tests/core/test_dependencies.py::test_ten_thousand_children_are_released_in_turns_over_a_crash",),
+        by_seeds=True,
     ),
     Mutant(
         "a callback comes twice",
@@ -223,6 +224,7 @@ MUTANTS = (
         "            batch.fired |= 1 << bit\n",
         "            batch.fired |= 0\n",
         ("tests/core/test_batches.py::test_callbacks_come_once_each_and_in_the_commit_of_the_transition",),
+        by_seeds=True,
     ),
     Mutant(
         "a callback never comes",
@@ -239,6 +241,7 @@ MUTANTS = (
         "    if was_dead:\n        batch.dead -= 1\n",
         "",
         ("tests/core/test_batches.py::test_what_brings_nobody_back_counts_as_cancelled",),
+        by_seeds=True,
     ),
     Mutant(
         "a publication is copied twice",
@@ -247,6 +250,7 @@ MUTANTS = (
         "Publication(row.topic, row.options, row.id, row.payload)",
         'Publication(row.topic, row.options, b"%b-%d" % (row.id, cursor), row.payload)',
         ("tests/core/test_kept_topics.py::test_a_backfill_goes_on_after_a_crash_and_doubles_nothing",),
+        by_seeds=True,
     ),
     Mutant(
         "a publication is kept twice",
@@ -255,6 +259,7 @@ MUTANTS = (
         "        if value is None:\n            continue\n        offset",
         "        if value is None or value:\n            continue\n        offset",
         ("tests/core/test_kept_topics.py::test_a_publication_that_is_sent_again_is_kept_once",),
+        by_seeds=True,
     ),
     Mutant(
         "a seam in the backfill",
@@ -263,6 +268,7 @@ MUTANTS = (
         "kept.read_slice(state, keeping, cursor, work.until)",
         "kept.read_slice(state, keeping, cursor, work.until - 1)",
         ("tests/core/test_kept_topics.py::test_a_new_binding_may_begin_before_it_was_made",),
+        by_seeds=True,
     ),
     Mutant(
         "an occurrence fires twice",

@@ -63,6 +63,7 @@ MUTANTS = (
         "                self._hellos = 0  # a full connection has lost the answer: the next one counts\n",
         "",
         ("tests/client/test_session.py::test_a_hello_whose_answer_was_lost_does_not_hide_that_of_the_next_one",),
+        by_seeds=True,
     ),
     Mutant(
         "one refusal for all that were gathered",
@@ -135,6 +136,7 @@ MUTANTS = (
         "            for value in part.values[known:]:\n",
         "            for value in part.values:\n",
         ("tests/client/test_streams.py::test_values_come_in_order_each_once_and_then_the_result",),
+        by_seeds=True,
     ),
     Mutant(
         "a lost value is not sent again",
@@ -143,6 +145,7 @@ MUTANTS = (
         "                self._sent, self._last_sent = self._first, False\n",
         "                self._last_sent = False\n",
         ("tests/worker/test_streams.py::test_what_may_be_lost_is_sent_again",),
+        by_seeds=True,
     ),
     Mutant(
         "a seam in a tail",
@@ -151,6 +154,31 @@ MUTANTS = (
         "            self._next, self._until = 1, offset\n",
         "            self._next, self._until = 1, offset - 1\n",
         ("tests/client/test_tailing.py::test_what_is_kept_comes_first_and_what_came_live_meanwhile_comes_once",),
+        by_seeds=True,
+    ),
+    Mutant(
+        "a tail hears another connection",
+        "a tail whose connection was lost before it began passes over all that is kept",
+        "zclient/tails.py",
+        "        if self.is_lost:\n            return\n        publications",
+        "        publications",
+        ("tests/client/test_tailing.py::test_a_connection_that_is_lost_before_the_first_answer",),
+    ),
+    Mutant(
+        "forgotten while it begins",
+        "what is forgotten between two pages of what is kept is a hole that a tail does not tell",
+        "zclient/tailing.py",
+        "if page.forgotten and not is_first:",
+        "if page.forgotten and not self._is_beginning:",
+        ("tests/client/test_tailing.py::test_what_was_forgotten_while_it_was_read_is_a_gap",),
+    ),
+    Mutant(
+        "an early watch answers a late one",
+        "who waits for a job that is confirmed is told that nobody knows it, since somebody asked before",
+        "zclient/watches.py",
+        "            self._joined.add(identifier)\n",
+        "",
+        ("tests/client/test_session.py::test_a_job_that_nobody_knew_is_asked_for_again_for_who_came_since",),
     ),
     Mutant(
         "settled after lease_lost",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from tests.simulation.parents import check_parents
 from tests.simulation.world import Violation, World
 from zbroker.core import rows
 from zbroker.core.entities import expiry_of, place_of
@@ -51,6 +52,8 @@ class Book:
         self.instead: set[bytes] = set()  # ids under which nothing was stored, since another job has the text
         self.sent_by: dict[bytes, tuple[bytes, int]] = {}  # id -> the job whose handler sent it, and in which delivery
         self.outcomes: dict[tuple[int, bytes], tuple[str, bytes | None]] = {}  # how runs ended, and with what result
+        self.yielded: dict[tuple[int, bytes], int] = {}  # of runs with readers: how many values
+        self.yielded_all: set[tuple[int, bytes]] = set()  # those whose readers had all of it
         self.starts: dict[bytes, list[int]] = {}  # id -> fences of its runs
         self.purged: set[str] = set()  # queues
         self.dropped: set[str] = set()  # queues of which somebody drops, or retention may drop, dead jobs
@@ -58,14 +61,19 @@ class Book:
         # what makes jobs by itself
         self.publications: dict[bytes, str] = {}  # id -> why it must have no copies
         self.copies: Counter[bytes] = Counter()  # publication -> how many came
+        self.copied: set[tuple[bytes, str]] = set()  # publications, and the queues that got them
+        self.may_copy: Callable[[bytes, str], bool] = lambda source, queue: False
+        self.may_return: Callable[[bytes, str], bool] = lambda source, queue: False  # though it was there before
         self.schedules: dict[str, None] = {}
         self.runs: Counter[str] = Counter()  # how many somebody asked for, less those that came
         self.batches: dict[bytes, dict[bytes, None]] = {}  # id -> its jobs
         self.closed: set[bytes] = set()  # batches that somebody closes
+        self.counted: set[bytes] = set()  # jobs of batches
         self._called: list[tuple[bytes, bytes]] = []  # callbacks that came in this write: batch, kind
         self.callbacks: set[bytes] = set()  # ids of jobs that may follow a batch
         # what is there
         self.records: dict[bytes, bytes] = {}
+        self.born: dict[bytes, int] = {}  # id -> when its record came, counted in records
         self.changes: dict[bytes, Change] = {}
         self.of_queue: dict[str, dict[bytes, None]] = {}
         self.deliveries: dict[int, DeliveryRow] = {}
@@ -74,10 +82,13 @@ class Book:
         self.ended: dict[bytes, Ended] = {}
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
+        self.moved: set[bytes] = set()  # jobs that died and went to another queue
         self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
         self.purges = 0
         self.last_fence = 0
         self.delivered = 0
+        self.stored = 0
+        self.judges: list[Callable[[Rows, Sequence[Range]], None]] = []  # who else looks at each write, after the book
 
     # ---- what the rows say of a job
 
@@ -164,6 +175,8 @@ class Book:
             self._delivered(fence, row)
         if delivered:
             self._check_delivered(delivered)
+        for judge in self.judges:
+            judge(written, ranges)
 
     def _history(self, row: HistoryRow, holder: dict[bytes, int]) -> set[bytes]:
         """Jobs ended together."""
@@ -193,7 +206,8 @@ class Book:
     def _stored(self, identifier: bytes, record: bytes) -> None:
         end = self.ended.get(identifier)
         if end is not None:
-            if (end.how not in UNKEPT and not self.forgets) or identifier not in self.asked_again:
+            is_asked_again = identifier in self.asked_again or self._is_copied_again(identifier, record)
+            if (end.how not in UNKEPT and not self.forgets) or not is_asked_again:
                 raise Violation(f"{_text(identifier)} is there again, and was {end.how}")
             self.before[identifier] = self.ended.pop(identifier)  # nobody remembers it, and it was sent again
         if identifier in self.never:
@@ -202,12 +216,15 @@ class Book:
         old = self.records.get(identifier)
         if old is None:
             if identifier not in self.asked:
-                self._came_by_itself(identifier)
+                self._came_by_itself(identifier, header.queue)
             if "batch" in header.options:
                 self.batches[header.options["batch"]][identifier] = None
+                self.counted.add(identifier)
             sender = self.sent_by.get(identifier)
             if sender is not None and (self.ended.get(sender[0]) or Ended("", 0, None))[:2] != ("done", sender[1]):
                 raise Violation(f"{_text(identifier)} was sent by {_text(sender[0])}, which is not done by {sender[1]}")
+            self.stored += 1
+            self.born[identifier] = self.stored
         else:
             queue = header_of(old).queue
             if queue == header.queue:
@@ -216,12 +233,18 @@ class Book:
                 self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
             else:
                 self.was_dead.add(identifier)
+                self.moved.add(identifier)
             del self.of_queue[queue][identifier]
             self.holder.pop(identifier, None)
         self.records[identifier] = record
         self.of_queue.setdefault(header.queue, {})[identifier] = None
 
-    def _came_by_itself(self, identifier: bytes) -> None:
+    def _is_copied_again(self, identifier: bytes, record: bytes) -> bool:
+        """Whether it is the copy of what was published again, or in a queue whose bindings began in the past."""
+        source = identifier.rpartition(b".")[0]
+        return source in self.publications and self.may_return(source, header_of(record).queue)
+
+    def _came_by_itself(self, identifier: bytes, queue: str) -> None:
         """A job that nobody sent: the copy of a publication, an occurrence of a schedule, or what follows a batch."""
         schedule, at, _ = identifier.decode().partition("@")
         if at and schedule in self.schedules:
@@ -232,7 +255,10 @@ class Book:
         if source in self.publications:
             if self.publications[source]:
                 raise Violation(f"{_text(source)} has a copy, and must not: {self.publications[source]}")
+            if not self.may_copy(source, queue):
+                raise Violation(f"{queue} has a copy of {_text(source)}, and no binding takes it")
             self.copies[source] += 1
+            self.copied.add((source, queue))
             return
         if identifier not in self.callbacks:
             raise Violation(f"nobody sent {_text(identifier)}")
@@ -377,30 +403,7 @@ class Book:
             if 0 < expires_ms <= self.world.wall:
                 raise Violation(f"{_text(identifier)} is delivered {self.world.wall - expires_ms} ms after it expired")
             if "after" in header.options:
-                self._check_parents(identifier, header, change)
-
-    def _check_parents(self, identifier: bytes, header: Header, change: Change | None) -> None:
-        """All that it waits for is over, and in the way that its rule asks for. One that was dead and is replayed does
-        not wait for what nobody can bring back."""
-        rule = header.options.get("on_parent_death", "cancel")
-        was_replayed = change is not None and change.unexpiring
-        for parent in header.options["after"]:
-            if parent in self.batches:
-                self._check_batch(identifier, parent)
-                continue
-            end = self.ended.get(parent)
-            is_done = end is not None and (end.how == "done" or was_replayed)
-            if not is_done and not (rule == "run" and self._is_over(parent)):
-                raise Violation(f"{_text(identifier)} is delivered, and its parent {_text(parent)} is not done")
-
-    def _check_batch(self, identifier: bytes, batch: bytes) -> None:
-        """Of a batch that was waited for nothing goes on, unless it was dead before and replayed."""
-        for job in self.batches[batch]:
-            if job in self.records and job not in self.was_dead:
-                raise Violation(f"{_text(identifier)} is delivered, and {_text(job)} of its batch goes on")
-
-    def _is_over(self, parent: bytes) -> bool:
-        return parent in self.ended or parent in self.was_dead
+                check_parents(self, identifier, header, change)
 
     def _check_delivered(self, delivered: list[tuple[int, DeliveryRow]]) -> None:
         """After a tick that delivered: the limits hold, and who was before in a lane was not passed over."""

@@ -52,6 +52,7 @@ class BrokerProcess(Process):
         self.core: HeardCore
         self.most_messages = TURN_MESSAGES
         self.dies_after_sends = -1  # it dies when it has sent so many messages of a turn
+        self.dies_in_slices = False  # it dies when it is in the middle of what comes in slices
         self.slow_ms = 0.0  # what its next commit takes
         self.turns = 0
         self.restarts = 0
@@ -143,6 +144,7 @@ class BrokerProcess(Process):
             self._held_ms, self.slow_ms = self.slow_ms, 0.0
             outgoing = self._engine.finish(drained=drained)
             self._send(outgoing)
+            self._die_in_slices()
         except (Died, StoreError) as end:
             self._ended(end)
             return True
@@ -181,7 +183,7 @@ class BrokerProcess(Process):
                 self.dies_after_sends = -1
                 raise Died(f"after {position} of {len(outgoing)} messages")
             connection = self._routes.get(route)
-            if connection is not None and not connection.congested:
+            if connection is not None and not connection.is_full:
                 connection.down(frames, self._held_ms)
                 continue
             if connection is None:
@@ -191,6 +193,12 @@ class BrokerProcess(Process):
             if fence:
                 self._leases.unsent.add(fence)
                 core.undelivered(fence)
+
+    def _die_in_slices(self) -> None:
+        state = self.core.state
+        if self.dies_in_slices and (state.works or state.over):
+            self.dies_in_slices = False
+            raise Died("in the middle of what comes in slices")
 
     @property
     def has_mail(self) -> bool:

@@ -52,13 +52,15 @@ class Mishaps:
         broker, disk = scenario.broker, scenario.disk
         disk.mishap, disk.refusals, disk.low = "", 0, False
         broker.dies_after_sends = -1
+        broker.dies_in_slices = False
         broker.slow_ms = 0.0
         # What is dated later than now would be out of the reach of a drop.
         self._world.jump(self._world.furthest - self._world.jumped)
         scenario.network.dark.clear()
         scenario.network.weather.late = 0.0
         for connection in scenario.network.connections.values():
-            connection.congested_until = 0.0
+            connection.congested_until = connection.deaf_until = 0.0
+        scenario.network.deaf_ms.clear()
         for process in (broker, *scenario.workers, *scenario.producers):
             process.go_on()
 
@@ -77,10 +79,14 @@ class Mishaps:
         self._scenario.network.black_out(process, self._world.between(100.0, 20_000.0))
 
     def _congest(self) -> None:
+        if self._world.chance(0.3):
+            self._scenario.network.deaf_ms.append(self._world.between(1.0, 300.0))
+            return
         connections = list(self._scenario.network.connections.values())
         if connections:
             connection = self._world.random.choice(connections)
-            connection.congested_until = self._world.now + self._world.between(1.0, 3_000.0)
+            longest_ms = self._world.random.choice((100.0, 3_000.0))
+            connection.congested_until = self._world.now + self._world.between(1.0, longest_ms)
 
     # ---- workers and producers
 
@@ -107,12 +113,38 @@ class Mishaps:
         self._stop(self._world.random.choice(self._scenario.producers), self._world.between(100.0, 20_000.0))
 
     def _stop(self, process: Process, ms: float) -> None:
-        """A process stands still; one that does for long is given up by its heartbeats, if they stand still as well."""
+        """A process stands still, and its connection may be full by then; one that does for long is given up by its
+        heartbeats, if they stand still as well."""
         process.stop(ms)
+        if self._world.chance(0.5):
+            self._fill(process, ms)
         if ms > HEARTBEAT_MS[1] and self._world.chance(0.7):
             for connection in list(self._scenario.network.connections.values()):
                 if connection.transport.process is process:
                     connection.cut(ms, self._world.between(*HEARTBEAT_MS))
+
+    def _fill(self, process: Process, ms: float) -> None:
+        """Nothing gets through to a process for so long."""
+        for connection in self._scenario.network.connections.values():
+            if connection.transport.process is process:
+                connection.deaf_until = self._world.now + ms
+
+    def last(self) -> float:
+        """The last that goes wrong, so that nothing comes after it that would mend it by chance; how long it takes."""
+        faults, network = self._scenario.mix.faults, self._scenario.network
+        if faults.stop_worker and self._world.chance(0.5):
+            ms = self._world.random.choice((700.0, 6_000.0))
+            for worker in self._scenario.workers:
+                worker.stop(ms)
+                self._fill(worker, ms)
+            return ms
+        if faults.congest and network.connections:
+            network.deaf_ms += [self._world.between(50.0, 300.0) for _ in range(2)]
+            connections = list(network.connections.values())
+            for connection in self._world.random.sample(connections, min(2, len(connections))):
+                connection.cut(self._world.between(0.1, 50.0), self._world.between(0.1, 50.0))
+            return 1_000.0
+        return 0.0
 
     # ---- the broker
 
@@ -125,6 +157,9 @@ class Mishaps:
 
     def _die_in_send(self) -> None:
         self._scenario.broker.dies_after_sends = self._world.random.randint(0, 2)
+
+    def _die_in_slices(self) -> None:
+        self._scenario.broker.dies_in_slices = True
 
     def _stop_broker(self) -> None:
         self._scenario.broker.stop(self._world.random.choice((100.0, 3_000.0, 20_000.0)))

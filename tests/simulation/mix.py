@@ -16,7 +16,8 @@ KEYS = ("a", "b", "c")
 GRAVEYARD = "graveyard"
 """The queue that gets dead jobs, in some worlds."""
 
-SMALL = {"TURN_CHILDREN": 2, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+SMALL = {"TURN_CHILDREN": 1, "TURN_TIMERS": 5, "BLOCK_JOBS": 4, "TURN_RETURNS": 3, "LOAD_BLOCKS": 1}
+SMALL |= {"WORKFLOW_AT_ONCE": 3, "SLICE_JOBS": 2, "STEP_ROWS": 2, "PAGE_LOOKED": 3, "TRIM_ROWS": 2, "TURN_STEPS": 1}
 """Limits of the broker that make slices of what it does with few jobs."""
 
 Options = dict[str, Any]
@@ -37,6 +38,7 @@ class Faults:
     kill_broker: float = 0
     die_in_commit: float = 0
     die_in_send: float = 0
+    die_in_slices: float = 0
     stop_broker: float = 0
     slow_disk: float = 0
     full_disk: float = 0
@@ -61,6 +63,7 @@ class Mix:
     small_turns: bool = False
     window_jobs: int = 8192
     limits: dict[str, int] = field(default_factory=dict)  # of `zbroker.limits`, where they are not the usual ones
+    tail_window: int = 10_000  # publications that may be on their way to a tail
     between_sends: float = 200.0
     orders: bool = True
     sent: int = 0
@@ -96,6 +99,20 @@ class Mix:
     def payload(self, depth: int = 0) -> Any:
         """What each attempt of a job does, and how long it takes."""
         return {"steps": [self._step(depth) for _ in range(self.random.randint(1, 3))]}
+
+    def yielding(self) -> Any:
+        """The same for a job whose handler yields: how many values, with what pause, how it ends, large ones or not."""
+        random = self.random
+        steps: list[list[Any]] = []
+        for _ in range(random.randint(1, 3)):
+            if random.random() < 0.15:
+                steps.append(self._step(1))
+                continue
+            gap_ms = random.choice((0.0, 1.0, 50.0, 300.0, 300.0))
+            count = random.choice((0, 3, 10, 40, 40))
+            end = "nack" if random.random() < 0.2 else "ack"
+            steps.append(["yield", random.choice((0.0, 20.0)), count, gap_ms, end, random.random() < 0.05])
+        return {"steps": steps}
 
     def encoded_payload(self) -> bytes:
         payload = encode_payload(self.payload())
@@ -136,6 +153,8 @@ class Mix:
             options["key"] = self.random.choice(KEYS)
         if self.random.random() < 0.3:
             options["delay"] = self.random.choice((0.05, 2.0))
+        if self.random.random() < 0.2:
+            options["own_batch"] = True  # to the batch or step of the job itself, if it has one
         return [self.random.choice(list(self.queues)), self.payload(1), options]
 
     def next_ids(self, count: int) -> list[bytes]:
@@ -170,6 +189,7 @@ def draw(random: Random) -> Mix:
     mix.window_jobs = random.choice((1, 4, 8192))
     if random.random() < 0.4:
         mix.limits = dict(SMALL)
+        mix.tail_window = 4
     if not mix.is_calm:
         mix.latency = random.choice(((0.1, 1.0), (0.1, 30.0), (50.0, 200.0)))
         mix.late = random.choice((0.0, 0.01, 0.1))

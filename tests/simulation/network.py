@@ -56,6 +56,7 @@ class Network:
         self.broker: Listener
         self.connections: dict[bytes, Connection] = {}
         self.dark: dict[Process, float] = {}  # processes whose link is down, and until when
+        self.deaf_ms: list[float] = []  # so long nothing gets through to the peer of the next connection, and so on
         self._routes = 0
 
     def latency(self) -> float:
@@ -74,6 +75,8 @@ class Network:
             return None
         self._routes += 1
         connection = Connection(self, self._routes.to_bytes(5, "big"), transport)
+        if self.deaf_ms:
+            connection.deaf_until = self.world.now + self.deaf_ms.pop()
         self.connections[connection.route] = connection
         self.world.after(self.latency(), self._met, connection, broker.life)
         return connection
@@ -102,6 +105,7 @@ class Connection:
 
     __slots__ = (
         "congested_until",
+        "deaf_until",
         "down_end",
         "down_got",
         "down_sent",
@@ -122,6 +126,7 @@ class Connection:
         self.transport = transport
         self.is_cut = False
         self.congested_until = 0.0  # until then neither side can send
+        self.deaf_until = 0.0  # until then the broker cannot: the peer does not read
         self.last_up = self.last_down = 0.0
         self.up_sent = self.up_got = self.down_sent = self.down_got = 0
         self.up_end = self.down_end = NEVER
@@ -129,6 +134,11 @@ class Connection:
     @property
     def congested(self) -> bool:
         return self.network.world.now < self.congested_until
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the broker can send nothing here."""
+        return self.network.world.now < max(self.congested_until, self.deaf_until)
 
     def up(self, frames: list[bytes]) -> None:
         """The peer sends."""

@@ -38,9 +38,10 @@ Told = Callable[[Any, ZError | None], None]
 class Call:
     """A procedure under way, as a caller of a client would wait for it."""
 
-    __slots__ = ("procedure", "told", "wait", "what")
+    __slots__ = ("lasts", "procedure", "told", "wait", "what")
 
-    def __init__(self, what: str, procedure: Procedure[Any], told: Told) -> None:
+    def __init__(self, what: str, procedure: Procedure[Any], told: Told, *, lasts: bool) -> None:
+        self.lasts = lasts  # it waits for what may never come
         self.what = what
         self.procedure = procedure
         self.told = told
@@ -84,10 +85,10 @@ class ProducerProcess(Process):
 
     # ---- calls
 
-    def call(self, what: str, procedure: Procedure[Any], told: Told) -> None:
-        """Run a procedure to its end, and tell what it returned or raised."""
+    def call(self, what: str, procedure: Procedure[Any], told: Told, *, lasts: bool = False) -> None:
+        """Run a procedure to its end, and tell what it returned or raised. ``lasts``: nobody counts on its end."""
         self.world.note(self.name, "calls", what)
-        self.calls.append(Call(what, procedure, told))
+        self.calls.append(Call(what, procedure, told, lasts=lasts))
         self.wake()
 
     def run(self) -> Any:
@@ -148,18 +149,30 @@ class ProducerProcess(Process):
         now = self.transport.now()
         self.call(text, sending(self.session, now, group, timeout_ms), told)
 
-    def publish(self, publication: Publication, timeout_ms: float) -> None:
-        """Publish; as many copies as it is told of are on disk then."""
+    def publish(
+        self,
+        publication: Publication,
+        timeout_ms: float,
+        over: Callable[[int | None], None],
+        refused: Callable[[str], None] | None,
+    ) -> None:
+        """Publish; as many copies as it is told of are on disk then. ``over`` is called with how many queues took it,
+        None if nobody knows; ``refused``, if this is its first sending, with why it is not published."""
         book = self._book
         purges = book.purges
 
         def told(queues: int | None, error: ZError | None) -> None:
             if error is None:
                 book.promise_copies(publication.id, queues or 0, purges)
-            elif isinstance(error, Refused | BrokerUnreachable):
-                book.refuse_copies(publication.id, f"{type(error).__name__}: {error}")
+                over(queues or 0)
+            elif isinstance(error, OutcomeUnknown):
+                over(None)
+            elif isinstance(error, Refused | BrokerUnreachable) and refused is not None:
+                why = f"{type(error).__name__}: {error}"
+                book.refuse_copies(publication.id, why)
+                refused(why)
 
-        book.publications[publication.id] = ""
+        book.publications.setdefault(publication.id, "")
         procedure = publishing(self.session, self.transport.now(), publication, timeout_ms)
         self.call(f"publish {publication.topic} {publication.id.decode()}", procedure, told)
 
@@ -198,7 +211,10 @@ class ProducerProcess(Process):
             if identifier not in book.was_dead and (ended is None or ended.how not in UNKEPT):
                 raise Violation(f"{identifier!r} is told to be dead, and never was")
         elif isinstance(error, JobCancelled):
-            if ended is None or ended.how not in ("cancelled", "purged"):
+            gone = (
+                (*UNKEPT, "cancelled") if identifier in book.counted else ("cancelled", "purged")
+            )  # batches keep that
+            if ended is None or ended.how not in gone:
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
         elif was_confirmed and identifier not in book.instead:
             if ended is None or (ended.how not in UNKEPT and not book.forgets):

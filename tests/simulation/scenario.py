@@ -26,7 +26,7 @@ from zbroker.calendar import Calendar
 from zbroker.core.policy import QueuePolicy
 from zbroker.core.state import Settings
 from zbroker.core.states import State
-from zclient import verbs
+from zclient import tails, verbs
 from zclient.protocol.messages import Group
 from zclient.protocol.record import header_of
 
@@ -36,7 +36,7 @@ STEPS = 600
 CHECK_EVERY = 60
 """Events between two looks at everything."""
 
-HEALED_STEPS = 60_000
+HEALED_STEPS = 100_000
 """Events in which everything must settle after that."""
 
 HEALED_MS = 3_600_000.0
@@ -116,31 +116,46 @@ class Scenario:
     def run(self, steps: int = STEPS) -> None:
         """Raises `Violation`, or whatever the product raised, with the world as it is then."""
         before = {name: getattr(limits, name) for name in self.mix.limits}
+        window = tails.WINDOW
         try:
             vars(limits).update(self.mix.limits)
+            tails.WINDOW = self.mix.tail_window
             self._run(steps)
         finally:
             vars(limits).update(before)
+            tails.WINDOW = window
 
     def _run(self, steps: int) -> None:
         self._run_until(steps)
+        self._run_for(self.mishaps.last())
         self._heal()
         self._settle("what was asked", self._is_answered)
         self.beyond.end()
         for queue in self.mix.queues:
             self.insist(verbs.gate("resume", queue))
         self._settle("all that was sent", self._is_drained)
+        self._settle("that tails tell", self.beyond.topics.has_told_all)
+        self.beyond.topics.end()
+        self._settle("what was told last", self._is_drained)
+        self._settle("that logs are trimmed", self.beyond.topics.logs.are_trimmed)
         self._replay_dead()
         self._settle("what was replayed", self._is_drained)
         for _ in range(DROPS):
             if self.book.records:  # what waited for dead ones may go on, and die
                 self._drop_dead()
                 self._settle("what was dropped", self._is_drained)
+        self._settle("that streams end", self.beyond.streams.are_over)
+        self._settle("that every worker gets jobs", lambda: all(map(self._has_credit, self.workers)))
         self._check_ends()
 
     def _run_until(self, steps: int) -> None:
         world = self.world
         while world.steps < steps:
+            self._step()
+
+    def _run_for(self, ms: float) -> None:
+        until_ms = self.world.now + ms
+        while self.world.now < until_ms:
             self._step()
 
     def _step(self) -> None:
@@ -181,11 +196,11 @@ class Scenario:
         if not producer.alive or producer.stopped or len(producer.calls) > 20:
             return False
         chance = self.mix.random.random()
-        if chance < 0.2 and self.beyond.act(producer):
+        if chance < self.beyond.share and self.beyond.act(producer):
             return True
-        if chance < 0.65:
+        if chance < 0.7:
             self._send(producer)
-        elif chance < 0.8:
+        elif chance < 0.82:
             self._await(producer)
         elif self.mix.orders:
             self._order(producer)
@@ -196,7 +211,7 @@ class Scenario:
         queue = random.choice(list(self.mix.queues))
         known = list(self.book.asked)[-20:]
         batch = self.beyond.batch()
-        options = self.mix.job_options(queue, [*known, *self.book.batches] if batch is None else known)
+        options = self.mix.job_options(queue, [*known, *list(self.book.batches)[-6:]] if batch is None else known)
         if batch is not None:
             options["batch"] = batch
         ids = self.mix.next_ids(random.choice((1, 1, 1, 2, 5)))
@@ -219,6 +234,8 @@ class Scenario:
         if what in ("cancel", "show", "why"):
             if known:
                 identifier = random.choice(known).decode()
+                if what == "cancel":
+                    self.book.cancelling.add(identifier.encode())
                 producer.verb(getattr(verbs, what)(identifier), 5_000.0)
         elif what in ("pause", "resume", "drain"):
             producer.verb(verbs.gate(what, queue), 5_000.0)
@@ -258,10 +275,13 @@ class Scenario:
     def _heal(self) -> None:
         self._healed = True
         self.world.note("world", "is healed")
+        self.beyond.topics.is_healed = self.beyond.streams.is_healed = True
         self.mishaps.end()
         self.network.weather.latency = (0.1, 1.0)
-        self._janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
-        self._janitor.start()
+        for worker in self.workers:
+            worker.is_quick = True
+        self.janitor = ProducerProcess(self.world, self.network, self.book, "janitor")
+        self.janitor.start()
 
     def insist(self, verb: verbs.Verb[Any]) -> None:
         """Have an order carried out; again if its answer does not come in time."""
@@ -270,7 +290,7 @@ class Scenario:
             if error is not None and error.code != "not_found":
                 self.insist(verb)
 
-        self._janitor.verb(verb, 10_000.0, told)
+        self.janitor.verb(verb, 10_000.0, told)
 
     def _settle(self, what: str, is_settled: Any) -> None:
         """Let the world run until it is settled."""
@@ -283,7 +303,7 @@ class Scenario:
 
     def _is_answered(self) -> bool:
         """Nobody waits for an answer."""
-        return not any(producer.calls for producer in (*self.producers, self._janitor))
+        return not any(not call.lasts for producer in (*self.producers, self.janitor) for call in producer.calls)
 
     def _is_drained(self) -> bool:
         """No job is left but dead ones, nobody waits, and the broker has nothing to do."""
@@ -297,6 +317,10 @@ class Scenario:
         if paused or self._works or any(queue.counts.jobs[state] for queue in queues for state in moving):
             return False
         return all(map(self._waits_for_dead, self.book.live()))
+
+    def _has_credit(self, worker: WorkerProcess) -> bool:
+        peer = self.broker.core.state.peers.get(worker.station.session.session.incarnation)
+        return peer is not None and peer.credit > 0
 
     def _waits_for_dead(self, identifier: bytes) -> bool:
         """Whether a blocked job waits for one that is dead, or for one that does: a replay sets it free."""
@@ -336,6 +360,7 @@ class Scenario:
         lost = [one for one in self.book.confirmed if one not in self.book.ended and one not in self.book.instead]
         if lost:
             raise Violation(f"confirmed, and never heard of again: {lost}")
+        self.beyond.flows.check_ends()
         state = self.broker.core.state
         for peer in state.peers.values():
             if peer.unsettled or peer.deliveries:
@@ -347,7 +372,7 @@ class Scenario:
         jobs = [
             f"{one.decode()} {self.book.state_of(one)} {self.book.changes.get(one)}" for one in self.book.live()[:5]
         ]
-        calls = [call.what for producer in (*self.producers, self._janitor) for call in producer.calls]
+        calls = [call.what for producer in (*self.producers, self.janitor) for call in producer.calls]
         works = (len(state.works), len(state.resting), len(state.over))
         peers = [(peer.name, peer.capacity, peer.unsettled, peer.reserved) for peer in state.peers.values()]
         return f"jobs {jobs}; calls {calls[:5]}; works {works}; peers {peers}"

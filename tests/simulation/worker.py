@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.network import Network, Transport
+from tests.simulation.streams import Yielding
 from tests.simulation.world import Process, World
 from zclient.protocol.limits import INCARNATION_BYTES, MAX_RESULT_BYTES
 from zclient.protocol.messages import Outcome
@@ -32,6 +33,9 @@ DRAIN_MS = 3_000.0
 
 HANG_MS = 20_000.0
 """So long takes a run that hangs."""
+
+QUICK_MS = 300.0
+"""So long takes any run at most in a healed world, so that a backlog ends."""
 
 MOST_RUNS = 8
 """A job that was begun so often snoozes no more."""
@@ -59,30 +63,43 @@ class Executor:
     as coroutines do; else they go on, as threads do."""
 
     def __init__(self, process: WorkerProcess) -> None:
-        self._process = process
+        self.process = process
         self._running: dict[Run, bool] = {}  # whether it ends when interrupted
         self._life = process.life
 
     def start(self, run: Run) -> None:
-        process = self._process
+        process = self.process
         self._running[run] = process.yields
         process.began(run)
         step = process.step_of(run.jobs[0])
-        process.world.after(HANG_MS if step[0] == "hang" else step[1], self._ended, run, "")
+        ms = HANG_MS if step[0] == "hang" else step[1]
+        ms = min(ms, QUICK_MS) if process.is_quick else ms
+        if step[0] == "yield" and run.task.binding is not None and run.jobs[0].has_reader:
+            Yielding(self, run, ms)
+        else:
+            process.world.after(ms, self._ended, run, "")
+
+    def is_running(self, run: Run) -> bool:
+        """Whether the run goes on, in a process that does."""
+        return run in self._running and self._life == self.process.life and self.process.alive
+
+    def end(self, run: Run) -> Any:
+        """A run that yielded is through."""
+        return self._ended(run, "")
 
     def interrupt(self, run: Run, why: str) -> None:
         if why == "timeout":  # the loop has settled it
-            self._process.told(run, timeout(run))
+            self.process.told(run, timeout(run))
         if self._running.get(run):
             run.interrupted = run.interrupted or why
-            self._process.world.after(0.1, self._ended, run, why)
+            self.process.world.after(0.1, self._ended, run, why)
 
     def close(self, within_s: float) -> None:
         self._running.clear()
 
     def _ended(self, run: Run, why: str) -> Any:
-        process = self._process
-        if run not in self._running or self._life != process.life or not process.alive:
+        process = self.process
+        if not self.is_running(run):
             return False
         if process.stopped:  # its threads stand still as well
             process.world.after(process.stopped_until - process.world.now, self._ended, run, why)
@@ -105,8 +122,9 @@ class WorkerProcess(Process):
         self.station: Station
         self.yields = options.pop("yields", False)
         self.leaving = False
+        self.is_quick = False
         self._network = network
-        self._book = book
+        self.book = book
         self._queues = queues
         self._concurrency = concurrency
         self._options = options
@@ -173,7 +191,7 @@ class WorkerProcess(Process):
 
     def began(self, run: Run) -> None:
         for job in run.jobs:
-            self._book.starts.setdefault(job.identifier, []).append(job.fence)
+            self.book.starts.setdefault(job.identifier, []).append(job.fence)
             self.world.note(self.name, "runs", job.id, job.fence, *self.step_of(job))
             if self.step_of(job)[0] == "die":
                 self.world.after(self.step_of(job)[1], self._die, self.life)
@@ -186,7 +204,7 @@ class WorkerProcess(Process):
         for job, (outcome, value) in zip(run.jobs, outcomes, strict=True):
             result = value if outcome is Outcome.ACK else None
             what = "send" if outcome is Outcome.ACK and job.sends else OUTCOMES[outcome]
-            self._book.outcomes.setdefault((job.fence, job.identifier), (what, result))
+            self.book.outcomes.setdefault((job.fence, job.identifier), (what, result))
 
     def _die(self, life: int) -> Any:
         if life != self.life or not self.alive:
@@ -196,20 +214,27 @@ class WorkerProcess(Process):
 
     def _handle(self, job: Job) -> Any:
         what, _, *more = self.step_of(job)
+        if what == "yield":
+            job.check()  # who was interrupted at a yield ends there
+            if more[2] == "nack":
+                raise Retry(reason="as it was told")
+            return more[0]
         if what == "nack":
             raise Retry(reason="as it was told")
         if what == "retry":
             raise Retry(more[0] / 1000)
         if what == "reject":
             raise Reject("as it was told")
-        if what == "snooze" and len(self._book.starts[job.identifier]) < MOST_RUNS:
+        if what == "snooze" and len(self.book.starts[job.identifier]) < MOST_RUNS:
             raise Snooze(more[0] / 1000)
         if what == "send":
             for position, (queue, payload, options) in enumerate(more[0]):
                 identifier = f"{job.fence:x}.{job.id[-24:]}.{position}"
-                self._book.asked[identifier.encode()] = job.id
-                self._book.sent_by[identifier.encode()] = (job.identifier, job.fence)
-                job.send(queue, payload, id=identifier, **options)
+                self.book.asked[identifier.encode()] = job.id
+                self.book.sent_by[identifier.encode()] = (job.identifier, job.fence)
+                into = job.batch if options.get("own_batch") else None
+                told = {name: value for name, value in options.items() if name != "own_batch"}
+                job.send(queue, payload, id=identifier, batch=into, **told)
         return more[0] if what == "return" else None
 
     def _handle_batch(self, jobs: list[Job]) -> list[Any]:
@@ -217,7 +242,7 @@ class WorkerProcess(Process):
             what = self.step_of(job)[0]
             if what in ("nack", "retry", "reject"):
                 told = {"nack": job.nack, "retry": job.nack, "reject": job.reject}[what]
-                self._book.outcomes[job.fence, job.identifier] = ("reject" if what == "reject" else "nack", None)
+                self.book.outcomes[job.fence, job.identifier] = ("reject" if what == "reject" else "nack", None)
                 told("as it was told")
         return [None] * len(jobs)
 

@@ -92,6 +92,7 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
         ring.wake(state.now)
     room = queue.room(state.now)
     aside = strategies.set_aside(queue, budget, min(queue.counts.jobs[JobState.READY] - len(queue.suspects), room))
+    suspects = len(queue.suspects)
     while queue.free and queue.counts.jobs[JobState.READY] - len(queue.suspects) > out and room > out:
         if out >= budget or size >= limits.DELIVERY_BYTES or ghosts >= limits.GHOSTS_PER_TURN:
             state.hot[queue] = None
@@ -115,8 +116,9 @@ def _dispatch_queue(state: State, queue: Queue, budget: int) -> int:
     for peer, jobs in plans.items():
         for part in [jobs] if size < wire.MESSAGE_BYTES else _parts(state, jobs):
             _deliver(state, queue, peer, part)
-    if queue.suspects:
-        _dispatch_suspects(state, queue)
+    if queue.suspects and (queue.passed is not None or len(queue.suspects) > suspects):  # else all were looked at
+        if _dispatch_suspects(state, queue):
+            state.hot[queue] = None
     _wake_later(state, queue)
     return out
 
@@ -250,8 +252,9 @@ def _put_down(queue: Queue, entries: list[tuple[tuple[int, bytes], int, bytes]],
 # ---- suspects
 
 
-def _dispatch_suspects(state: State, queue: Queue) -> None:
-    """Give each empty worker one suspect; where none is empty, let the one that holds least run empty."""
+def _dispatch_suspects(state: State, queue: Queue) -> bool:
+    """Give each empty worker one suspect; where none is empty, let the one that holds least run empty. Whether a worker
+    is empty still, and others than those that were looked at may be for it."""
     held_back = False
     for peer in list(queue.workers):
         if not queue.suspects:
@@ -266,13 +269,14 @@ def _dispatch_suspects(state: State, queue: Queue) -> None:
         _deliver(state, queue, peer, [job], alone=True)
     if not queue.suspects or held_back:
         state.unreserve(queue)
-        return
+        return held_back and queue.room(state.now) > 0 and queue.passed is not None
     if not any(peer.alone or (peer.reserved and not peer.wedged) for peer in queue.workers):
         able = [peer for peer in queue.workers if peer.capacity and not (peer.wedged or peer.congested_until)]
         if able:
             chosen = min(able, key=lambda peer: peer.unsettled)
             chosen.reserved = True
             state.credit_changed(chosen)
+    return False
 
 
 def _next_suspect(state: State, queue: Queue) -> Taken | None:
@@ -306,7 +310,6 @@ def _next_suspect(state: State, queue: Queue) -> Taken | None:
         return identifier, record, header, change, sequence
     if looked_at and queue.suspects.bisect_right(looked_at[-1]) < len(queue.suspects):
         queue.passed = looked_at[-1]
-        state.hot[queue] = None
     return None
 
 

@@ -271,13 +271,16 @@ def _tell(state: State, peer: Peer, number: int, wanted: _Wanted, start: int, un
     were kept once, and are no longer."""
     told: list[tuple[int, str, dict[str, Any], bytes, int, bytes]] = []
     route = peer.route
-    keeping = overlapping(state, wanted.pattern)
-    is_forgotten = any(kept.row.first > max(start, kept.row.number) for kept in keeping)
+    firsts = {kept.row.number: kept.row.first for kept in overlapping(state, wanted.pattern)}
+    is_forgotten = any(first > max(start, number) for number, first in firsts.items())
     size = looked = 0
     cursor: int | None = start
     is_full = False
     while cursor is not None and not is_full:
-        slice_, cursor = read_slice(state, overlapping(state, wanted.pattern), cursor, until)
+        keeping = overlapping(state, wanted.pattern)
+        if any(kept.row.first > max(cursor, firsts.get(kept.row.number, kept.row.number)) for kept in keeping):
+            break  # some that this page would have told were forgotten meanwhile: the next one says so
+        slice_, cursor = read_slice(state, keeping, cursor, until)
         for offset, row in slice_:
             looked += 1
             if wanted.takes(row):
