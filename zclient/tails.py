@@ -36,6 +36,7 @@ class Tail:
         "_allowed",
         "_allowed_octets",
         "_asked",
+        "_has_begun",
         "_octets",
         "_octets_taken",
         "_owner",
@@ -63,6 +64,7 @@ class Tail:
         """It asked for more since somebody last looked: a turn would let that leave."""
         self._owner = owner
         self._asked: Request | None = None
+        self._has_begun = False  # what it asked for before that has left
         self._queue: deque[Told | Gap] = deque()
         self._octets = 0  # heard, or told and lost
         self._octets_taken = 0
@@ -89,14 +91,20 @@ class Tail:
         """Allow a window beyond what was taken, and ask where the broker is. Its answer may be waited for or not."""
         self._allowed = self._taken + WINDOW
         self._allowed_octets = self._octets_taken + WINDOW_BYTES
+        self._has_begun = self._is_known
         request = self._asked = self._owner.ask((self.number, *self.said, self._allowed, self._allowed_octets))
         self.has_asked = True
         request.on_done(self._on_allowed)
         return request
 
+    @property
+    def _is_known(self) -> bool:
+        """Whether anything that it asked for has left: the broker may have told of it on that connection."""
+        return self._has_begun or (self._asked is not None and self._asked.sent)
+
     def interrupt(self) -> None:
-        """There is another connection. What was asked for and never left is asked there."""
-        if self._asked is not None and self._asked.sent:
+        """There is another connection. Where nothing has left before, it begins there."""
+        if self._is_known:
             self.is_lost = True
             self.rouse()
 

@@ -182,6 +182,23 @@ def test_another_connection_begins_another_tail_even_where_an_answer_was_under_w
     assert (one.offset, one.missed) == (20, 0 if kept else None)
 
 
+def test_what_was_asked_without_a_connection_does_not_hide_that_another_one_came() -> None:
+    reader = Reader()
+    asked = reader.begin(offset=10)
+    reader.go()
+    reader.peer.lose()
+    reader.peer.now += LOOK_AGAIN_MS
+    reader.go()  # it would look whether all has arrived
+    reader.peer.connect()
+    assert reader.go() is None
+    fresh = next(message for message in reader.peer.said() if isinstance(message, m.Tail) and message.pattern)
+    assert fresh.tail == asked.tail + 1
+    reader.answer(fresh, offset=12)
+    assert reader.go() is None
+    assert reader.page(told(10), told(11))["start"] == 10
+    assert [reader.go().offset, reader.go().offset] == [10, 11]
+
+
 def test_a_connection_that_is_lost_before_the_first_answer() -> None:
     reader = Reader(since_ms=0)
     reader.go()

@@ -122,6 +122,14 @@ MUTANTS = (
         ("tests/client/test_session.py::test_watches_are_said_again_on_a_new_connection_and_now_and_then",),
     ),
     Mutant(
+        "a tail goes on as if nothing had happened",
+        "a tail that was idle while its connection was gone passes over what was kept meanwhile, with nothing missed",
+        "zclient/tails.py",
+        "        return self._has_begun or (self._asked",
+        "        return (self._asked",
+        ("tests/client/test_tailing.py::test_what_was_asked_without_a_connection_does_not_hide_that_another_one_came",),
+    ),
+    Mutant(
         "a gap in a stream",
         "a reader goes on behind values that did not arrive",
         "zclient/readers.py",
