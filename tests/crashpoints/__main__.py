@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from tests.crashpoints import disk_errors, logs, making
@@ -46,17 +47,16 @@ def broken_disks(folder: Path, arguments: argparse.Namespace) -> None:
     if reason := disk_errors.why_not():
         tell(f"left out: {reason}")
         return
-    for calls in disk_errors.CALLS:
-        for error in disk_errors.ERRORS:
-            for nth in range(1, MOST_CALLS):
-                place = folder / f"{calls}-{error}-{nth}"
-                place.mkdir()
-                broken = disk_errors.break_at(place, calls, error, nth, arguments.seed)
-                tell(f"{error} at {calls} {nth}: {broken}")
-                if not broken.injected:
-                    break
-            else:
-                raise AssertionError(f"the script makes more than {MOST_CALLS} calls")
+    for store, calls, error in product(("rocksdb", "sqlite"), disk_errors.CALLS, disk_errors.ERRORS):
+        for nth in range(1, MOST_CALLS):
+            place = folder / f"{store}-{calls}-{error}-{nth}"
+            place.mkdir()
+            broken = disk_errors.break_at(place, calls, error, nth, arguments.seed, store)
+            tell(f"{store}: {error} at {calls} {nth}: {broken}")
+            if not broken.injected:
+                break
+        else:
+            raise AssertionError(f"the script makes more than {MOST_CALLS} calls")
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
