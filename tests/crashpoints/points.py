@@ -46,13 +46,15 @@ def all_points(store: str) -> list[str]:
         # These come from another thread than the loop's, which may confirm something while that one loses it.
         points += [f"{step}/{nth}/all" for nth in (1, 2, 3) for step in steps.BACKGROUND]
         points += [f"{step}/1/none" for step in steps.OPENING]
+    else:
+        points += [f"{step}/{nth}/all" for nth in (1, 2, 3, 7, 30) for step in steps.CHECKPOINT]
     return points
 
 
 def sample(store: str) -> list[str]:
     """What the default suite runs of it: one of each kind."""
     if store == "sqlite":
-        return ["between write and sync/3/all"]
+        return ["between write and sync/3/all", "a checkpoint writes to the database/3/all"]
     return [
         "between write and sync/5/half",
         "within the watermark/3/all",

@@ -8,7 +8,7 @@ KEEP says what the disk has afterwards of what was written to the log and not sy
 process; ``none`` or ``half`` of it, as after a loss of power, where the watermark is as old as its last sync as well.
 That is for RocksDB, whose log only grows: SQLite writes over its own from the front.
 
-It owns the steps. What must be true after each stands in `script.py`.
+It owns the steps. What must be true after each stands in `actor.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zbroker.cli import main
 from zbroker.core import history, rows
 from zbroker.core.core import Core
 from zbroker.server import Server
-from zbroker.storage import rocks, sqlite, tuning, watermark
+from zbroker.storage import rocks, sqlite, sqlite_file, tuning, watermark
 from zbroker.storage.directory import DataDirectory
 
 SMALL_BYTES = 64 << 10
@@ -54,7 +54,7 @@ SLICES = ("before write of a slice", "between write and sync of a slice", "after
 """Of a purge's sweep, a replay or a drop."""
 
 READING = ("while history is read back",)
-IN_CLOSE_WRITE, IN_CREATE, IN_DELETE = 0x8, 0x100, 0x200
+IN_MODIFY, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE = 0x2, 0x8, 0x100, 0x200
 BACKGROUND = {
     "a table file begins": (IN_CREATE, r".*\.sst"),
     "a table file is whole": (IN_CLOSE_WRITE, r".*\.sst"),
@@ -64,6 +64,12 @@ BACKGROUND = {
     "a blob file begins": (IN_CREATE, r".*\.blob"),
 }
 """RocksDB's flushes and compactions: what inotify is to look for in the folder of the database."""
+
+CHECKPOINT = {"a checkpoint writes to the database": (IN_MODIFY, r"rows\.db")}
+"""SQLite's own: pages go from its log to its database, within the write that makes the log too long."""
+
+SMALL_LOG_PAGES = 40
+"""The log that is too long then: some writes fill it."""
 
 OPENING = (
     "opening, before the first look",
@@ -240,8 +246,8 @@ def place_loop(death: Death, serves: Callable[[], None]) -> None:
 
 
 def watch(death: Death, folder: Path) -> None:
-    """Pass the step whenever a file of its kind comes, is closed or goes, from a thread of its own."""
-    mask, names = BACKGROUND[death.step]
+    """Pass the step whenever a file of its kind comes, changes, is closed or goes, from a thread of its own."""
+    mask, names = (BACKGROUND | CHECKPOINT)[death.step]
     libc = ctypes.CDLL(None, use_errno=True)
     inotify = libc.inotify_init1(os.O_CLOEXEC)
     if inotify < 0 or libc.inotify_add_watch(inotify, os.fsencode(folder), mask) < 0:
@@ -270,10 +276,15 @@ def prepare(point: str, data: Path) -> None:
     def serves() -> None:
         if death.step in BACKGROUND:
             watch(death, data / "rocksdb")
+        elif death.step in CHECKPOINT:
+            watch(death, data / "sqlite")
 
     if death.step in BACKGROUND:
         tuning.MEMTABLE_BYTES, tuning.MEMTABLES_BYTES = SMALL_BYTES, 8 * SMALL_BYTES
         tuning.WAL_BYTES = 4 * SMALL_BYTES
+    if death.step in CHECKPOINT:
+        # The last one counts: it comes after the usual one.
+        sqlite_file._PRAGMAS = (*sqlite_file._PRAGMAS, f"wal_autocheckpoint = {SMALL_LOG_PAGES}")
     for store in (rocks.RocksStore, sqlite.SqliteStore):  # one of them is opened
         place_store(death, store)
     place_watermark(death, disk)
