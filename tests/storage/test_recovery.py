@@ -272,6 +272,25 @@ def test_a_lost_watermark_is_renewed_by_repair(crashed: Crashed) -> None:
     opened(crashed.path).close()
 
 
+def test_without_a_watermark_a_repair_goes_on_without_what_is_damaged(crashed: Crashed) -> None:
+    """Somebody moved it away, knowing the cost: there is no backup."""
+    flip(crashed.log, crashed.log.stat().st_size // 2)
+    content = crashed.log.read_bytes()
+    (crashed.path / "WATERMARK").unlink()
+    report = repair(crashed.path)
+    assert report.watermark is None
+    assert 0 < report.reached < crashed.synced
+    assert "confirmed jobs may be missing" in report.summary()
+    assert report.aside is not None
+    assert (report.aside / crashed.log.name).read_bytes() == content
+    store = opened(crashed.path)
+    left = keys(store, "jobs")
+    assert left == [b"%06d" % number for number in range(len(left))]
+    assert 0 < len(left) < SYNCED
+    store.close()
+    assert read_watermark(crashed.path / "WATERMARK") == report.reached
+
+
 class TestWatermark:
     def test_it_keeps_the_last_number(self, tmp_path: Path) -> None:
         file = tmp_path / "WATERMARK"

@@ -88,16 +88,22 @@ def _reached(directory: DataDirectory, confirmed: int) -> int:
 
 
 def _renew_watermark(directory: DataDirectory) -> RepairReport:
-    """Take the sequence that a sound store reaches for the watermark that is gone."""
-    reached = _reached(directory, 0)
-    Watermark(directory.watermark, reached).close()
-    sync_folder(directory.path)
-    return RepairReport("the file WATERMARK was missing", None, reached)
-
-
-def _cut(directory: DataDirectory, confirmed: int, refusal: StoreCorrupt) -> RepairReport:
+    """The watermark is gone: take what the store still holds for the truth, up to damage in its log if there is any."""
     try:
-        reached = check_reach(directory, confirmed, cut_tail=True)
+        report = RepairReport("the file WATERMARK was missing", None, _reached(directory, 0))
+    except StoreCorrupt as refusal:
+        if directory.store == sqlite_file.NAME:
+            raise
+        report = _cut(directory, None, refusal)
+    Watermark(directory.watermark, report.reached).close()
+    sync_folder(directory.path)
+    return report
+
+
+def _cut(directory: DataDirectory, confirmed: int | None, refusal: StoreCorrupt) -> RepairReport:
+    """Cut the log at the damage, if nothing that was confirmed lies beyond; None: nobody knows what was."""
+    try:
+        reached = check_reach(directory, confirmed or 0, cut_tail=True)
     except (StoreCorrupt, StoreBehind) as error:
         raise StoreCorrupt(
             f"the store in {directory.path} cannot be repaired without losing confirmed data: "
@@ -109,7 +115,7 @@ def _cut(directory: DataDirectory, confirmed: int, refusal: StoreCorrupt) -> Rep
     # Opening replays the log up to the damage, writes that to table files and drops the log. Should the process die
     # in the middle, the same repair starts again from where it got to.
     close_database(open_database(directory, cut_tail=True), {})
-    check_reach(directory, confirmed, cut_tail=False)
+    check_reach(directory, confirmed or 0, cut_tail=False)
     problem = str(refusal.__cause__ or refusal)
     return RepairReport(problem, confirmed, reached, beyond, aside, tuple(log.name for log in logs))
 
