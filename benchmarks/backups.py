@@ -125,7 +125,7 @@ def measure(store: str, seconds: float, size: int, rate: int, every_s: float) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="copies", description="what senders notice of a backup")
+    parser = argparse.ArgumentParser(prog="backups", description="what senders notice of a backup")
     parser.add_argument("--store", default="rocksdb")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each phase")
     parser.add_argument("--size", type=int, default=2048, help="bytes of a payload of the flood")

@@ -84,6 +84,15 @@ def test_occurrences_of_the_last_minute_are_on_time_whatever_is_caught_up_on() -
         assert made(bench) == [WALL + n * 10_000 for n in range(1, 6)], catch_up
 
 
+@pytest.mark.parametrize(("late", "come"), [(60_000, 1), (60_001, 0)])
+def test_a_minute_late_is_on_time_and_later_is_missed(late: int, come: int) -> None:
+    bench = bench_of()
+    first = add(bench.producer(), cron="0 * * * *", catch_up="none")["next_at"]
+    bench.wall = first + late
+    bench.crash()
+    assert made(bench) == [first] * come
+
+
 @pytest.mark.parametrize(
     ("catch_up", "most", "come"),
     [("none", 100, []), ("one", 100, [5]), ("all", 100, [1, 2, 3, 4, 5]), ("all", 2, [4, 5])],
@@ -113,8 +122,8 @@ def test_all_is_bounded_after_a_long_time() -> None:
     add(bench.producer(), every=SECOND, catch_up="all")
     bench.wall += 400 * DAY
     bench.crash()
-    assert put(bench) == limits.MAX_CATCH_UP + 60
-    assert made(bench) == [bench.wall - n * SECOND for n in reversed(range(limits.MAX_CATCH_UP + 60))]
+    assert put(bench) == limits.MAX_CATCH_UP + 61  # those of the last minute, both ends of it included
+    assert made(bench) == [bench.wall - n * SECOND for n in reversed(range(limits.MAX_CATCH_UP + 61))]
 
 
 def test_a_clock_that_jumps_ahead_fires_once_and_back_fires_nothing_again() -> None:

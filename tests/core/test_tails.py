@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.core.harness import Bench, Peer
-from tests.core.topics import bind, follow, keep, publication, publish, refused, told
+from tests.core.topics import bind, follow, keep, log_of, publication, publish, refused, told
 from zbroker import limits as broker_limits
 from zclient.protocol import limits
 from zclient.protocol import messages as m
@@ -30,13 +30,25 @@ def test_a_tail_is_told_what_it_takes_from_then_on() -> None:
     assert producer.take(m.Publications) == []
 
 
-def test_nothing_is_told_before_its_commit() -> None:
+@pytest.mark.parametrize(("ends", "stored"), [("before commit", []), ("before send", ["1"])])
+def test_nothing_is_told_before_its_commit(ends: str, stored: list[str]) -> None:
+    """A publication whose commit was lost is told to nobody, and as a new one when it is sent again; else only the log
+    tells it."""
     bench = Bench()
     producer, reader = bench.producer(), bench.producer("reader")
+    keep(producer, "a")
     follow(reader, 1, "#")
     message = m.Publish(producer.next_number(), producer.number, [publication("a", "1")])
-    bench.turn([(producer.route, message)], ends="before send")
+    bench.turn([(producer.route, message)], ends=ends)
+    bench.crash()
+    producer.connect()
+    reader.connect()
+    follow(reader, 1, "#")
+    assert log_of(bench, "a") == stored
     assert told(reader) == []
+    producer.send(message)
+    assert [names for _, _, names in told(reader)] == ([] if stored else [["1"]])
+    assert log_of(bench, "a") == ["1"]
 
 
 def test_what_is_kept_has_its_offset_and_is_told_once() -> None:

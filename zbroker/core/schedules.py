@@ -121,7 +121,7 @@ def _due(state: State, schedule: Schedule) -> list[int]:
     due: list[int] = []
     missed = 0
     for at in chain(before, (schedule.next_ms,)):
-        if at <= state.wall - LATE_MS:
+        if at < state.wall - LATE_MS:
             most = {"none": 0, "one": 0 if due else 1, "all": schedule.catch_up_limit}[schedule.catch_up]
             if missed >= most:
                 break

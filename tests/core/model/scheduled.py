@@ -33,7 +33,7 @@ CRONS = {"*/10 * * * * *": 10, "* * * * *": 60, "*/7 * * * *": 0}
 INTERVALS = (SECOND, 7 * SECOND, 45 * SECOND, 300 * SECOND)
 CRASHES = st.sampled_from([""] * 6 + ["before commit", "before send"])
 PAUSES = st.sampled_from([1, 700, 1000, 3000, 10_000, 61_000])
-ABSENCES = st.sampled_from([0, 999, 30_000, 59_999, 60_000, 150_000, 3_600_000])
+ABSENCES = st.sampled_from([0, 999, 30_000, 60_000, 60_001, 150_000, 3_600_000])
 OVERLAPS = st.sampled_from(["allow", "skip", "queue_one"])
 
 
@@ -72,8 +72,8 @@ class Rule:
     def wanted(self, until: int) -> list[int]:
         """Those of them that are to get a job: all on time, and of the missed ones as the schedule says."""
         due = self.occurrences(until)
-        on_time = [at for at in due if at > until - ON_TIME]
-        missed = [at for at in due if at <= until - ON_TIME]
+        on_time = [at for at in due if at >= until - ON_TIME]
+        missed = [at for at in due if at < until - ON_TIME]
         if self.catch_up == "none":
             return on_time
         if self.catch_up == "one":
