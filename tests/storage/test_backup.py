@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.storage.busy_writer import KEPT, key
-from tests.storage.stores import ROOT, fill, keys
+from tests.storage.stores import ROOT, fill, in_own_mounts, keys
+from tests.storage.writer import crash
 from tests.system.processes import eventually
 from zbroker.storage import Store, StoreBehind, StoreError, StoreLocked, open_store, rocks_copy
 from zbroker.storage.backup import MARK, copy_directory, refuse_backup
@@ -152,6 +153,73 @@ def test_a_copy_to_another_file_system(tmp_path: Path) -> None:
         # And from one that nobody has, which may lie where nothing can be written.
         copy_directory(Path(folder, "copy"), tmp_path / "back", "mark", unchanged)
         check("rocksdb", tmp_path / "back", before)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_restore_of_what_lies_where_nothing_can_be_written(store: str, tmp_path: Path) -> None:
+    """A backup on a medium that is read only."""
+    with opened(store, tmp_path / "data") as held:
+        fill(held, "jobs", b"a")
+    copy_directory(tmp_path / "data", tmp_path / "backup", "mark", unchanged)
+    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && echo mounted'
+    script = f'{mount} && exec "$2" -m zbroker restore "$1" --data "$3"'
+    arguments = [str(tmp_path / "backup"), sys.executable, str(tmp_path / "copy")]
+    try:
+        ended = subprocess.run(
+            in_own_mounts("sh", "-c", script, "sh", *arguments), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("cannot run here: it needs a mount that is read only, and there is no program `unshare`")
+    if not ended.stdout.startswith("mounted"):
+        pytest.skip(f"cannot run here: it needs a mount that is read only, and may not make one: {ended.stderr}")
+    assert ended.returncode == 0, ended.stderr
+    with opened(store, tmp_path / "copy") as copy:
+        assert keys(copy, "jobs") == [b"a"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_broker_starts_while_a_copy_is_made(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that crashed in the middle of a backup is not kept from coming back, and the copy is whole all the same."""
+    data = tmp_path / "data"
+    assert crash(store, data, synced=300)
+    # In the middle: files are about to be linked; the first pages were copied.
+    module, step = (rocks_copy, "_forget_others") if store == "rocksdb" else (os, "fdatasync")
+    original = getattr(module, step)
+    starts: list[int] = []
+
+    def disturbed(*arguments: Any) -> Any:
+        if not starts:
+            starts.append(1)
+            with opened(store, data) as held:
+                fill(held, "jobs", b"meanwhile")
+                held.sync()
+                starts.append(held.sequence())
+        return original(*arguments)
+
+    monkeypatch.setattr(module, step, disturbed)
+    copy_directory(data, tmp_path / "copy", "mark", unchanged)
+    monkeypatch.undo()
+    assert len(starts) == 2
+    for path in (data, tmp_path / "copy"):
+        with opened(store, path) as held:
+            found = set(keys(held, "jobs"))
+        assert found - {b"meanwhile"} == {b"%06d" % number for number in range(300)}
+    assert (b"meanwhile" in found) == (
+        store == "rocksdb"
+    )  # whose log is copied last, while SQLite's copy had its moment
+
+
+def test_a_damaged_log_is_not_lost_by_a_copy_that_is_refused(tmp_path: Path) -> None:
+    """Whatever can still be made of it, nothing was changed."""
+    data = tmp_path / "data"
+    crash("sqlite", data, synced=300)
+    log = data / "sqlite" / "rows.db-wal"
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(StoreBehind):
+        copy_directory(data, tmp_path / "copy", "mark", unchanged)
+    assert log.read_bytes() == content
 
 
 @pytest.mark.parametrize("store", STORES)

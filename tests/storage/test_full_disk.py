@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.storage.stores import ROOT
-
-
-def in_own_mounts(*program: str) -> list[str]:
-    """A command line that runs a program whose mounts nobody else sees; without root, as root of its own."""
-    return ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), *program]
+from tests.storage.stores import ROOT, in_own_mounts
 
 
 @pytest.mark.parametrize(

@@ -387,11 +387,47 @@ def test_a_write_that_another_program_holds_up_may_be_tried_again(store: SqliteS
     assert keys(store, "jobs") == [b"a", b"b"]
 
 
-def test_a_start_while_another_program_reads(crashed: Crashed) -> None:
-    """All of the log must be in the database before anything is confirmed: nobody may still need the old state."""
+def test_a_start_while_another_program_reads(crashed: Crashed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a backup does, for minutes. The log cannot be emptied, so all of it is written again and synced: nobody knows
+    what the last process's syncs were worth."""
+    done: list[tuple[str, int, int]] = []
+    pwrite, sync = os.pwrite, os.fdatasync
+
+    def observed(fd: int, content: bytes, place: int) -> int:
+        if os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(crashed.log):
+            done.append(("write", place, len(content)))
+        return pwrite(fd, content, place)
+
+    def synced(fd: int) -> None:
+        if os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(crashed.log):
+            done.append(("sync", 0, 0))
+        sync(fd)
+
     with closing(sqlite3.connect(crashed.database, isolation_level=None)) as other:
         other.execute("BEGIN")
-        other.execute("SELECT * FROM sequence").fetchone()
+        (before,) = other.execute("SELECT number FROM sequence").fetchone()
+        log = crashed.log.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr("zbroker.storage.sqlite_file.os.pwrite", observed)
+            patch.setattr("zbroker.storage.sqlite_file.os.fdatasync", synced)
+            patch.setattr("zbroker.storage.sqlite_file.CHUNK_BYTES", 10_000)
+            store = SqliteStore(crashed.path)
+        assert crashed.log.read_bytes() == log
+        assert [place for what, place, _ in done if what == "write"] == list(range(0, len(log), 10_000))
+        assert sum(size for _, _, size in done) == len(log)
+        assert done[-1] == ("sync", 0, 0)
+        assert store.sequence() == crashed.last == read_watermark(crashed.path / "WATERMARK")
+        fill(store, "jobs", b"new")
+        store.sync()
+        assert other.execute("SELECT number FROM sequence").fetchone() == (before,)
+        store.close()
+    with closing(SqliteStore(crashed.path)) as store:
+        assert len(keys(store, "jobs")) == SYNCED + UNSYNCED + 1
+
+
+def test_no_start_while_another_program_writes(crashed: Crashed) -> None:
+    with closing(sqlite3.connect(crashed.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreLocked, match="another program"):
             SqliteStore(crashed.path)
     SqliteStore(crashed.path).close()

@@ -28,17 +28,24 @@ def copy_database(source: Path, target: Path) -> None:
     Raises:
         StoreError: SQLite cannot read the one or write the other.
     """
+    log = source / f"{FILE}-wal"
+    # Without its log nobody uses the database. Then SQLite need not make files beside it, where it may not.
+    is_idle = not log.exists() and not os.access(source, os.W_OK)
     try:
-        with closing(_connect(source, "ro")) as reader:
+        with closing(_connect(source, "ro&immutable=1" if is_idle else "ro")) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT number FROM sequence").fetchone()  # a transaction begins with what it first reads
             with closing(_connect(target, "rwc")) as copy, open(target / FILE, "ab") as file:
                 reader.backup(copy, pages=PAGES, sleep=0, progress=lambda *_: os.fdatasync(file.fileno()))
             reader.execute("COMMIT")
-        with closing(_connect(source, "rw")) as writer:
-            writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if os.access(log, os.W_OK):
+                # Not the last connection, whose end would remove the log: that may be damaged, and is not ours.
+                with closing(_connect(source, "rw")) as writer:
+                    writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     except sqlite3.Error as error:
         raise StoreError(f"the database in {source} cannot be copied to {target}: {error}") from error
+    if is_idle and log.exists():
+        raise StoreError(f"somebody began to use the database in {source} while it was copied: try again")
 
 
 def _connect(folder: Path, mode: str) -> sqlite3.Connection:

@@ -16,6 +16,9 @@ from zbroker.storage.interface import KEYSPACES, StoreBehind, StoreCorrupt, Stor
 NAME = "sqlite"
 FILE = "rows.db"
 
+CHUNK_BYTES = 1 << 20
+"""Bytes of a log that are written again at once."""
+
 _PRAGMAS = (
     "synchronous = NORMAL",
     # In KiB. The connection that writes reads as well, and nobody else changes what it has cached.
@@ -110,18 +113,28 @@ def empty_log(directory: DataDirectory, writer: sqlite3.Connection) -> int:
     """Take all of the log into the database, and open the empty log file, whose descriptor is returned.
 
     The log is not just synced: if its last sync failed, pages that the kernel takes for clean may not be on the disk.
+    While another program reads an older state, as a backup does, the log has to stay, and is written once more.
     """
     (is_busy, _, _) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if is_busy:
-        raise StoreLocked(f"another program reads the database in {directory.database}: let it end first")
-    log = os.open(directory.database / f"{FILE}-wal", os.O_RDONLY | os.O_CLOEXEC)
+    log = os.open(directory.database / f"{FILE}-wal", os.O_RDWR | os.O_CLOEXEC)
     try:
+        if is_busy:
+            writer.execute("BEGIN IMMEDIATE")  # nobody else writes to it meanwhile
+            _write_again(log)
+            writer.execute("ROLLBACK")
         os.fdatasync(log)
         sync_folder(directory.database)
     except BaseException:
         os.close(log)
         raise
     return log
+
+
+def _write_again(file: int) -> None:
+    """Put the same bytes into the same places, so that the next sync takes all of them."""
+    place = 0
+    while chunk := os.pread(file, CHUNK_BYTES, place):
+        place += os.pwrite(file, chunk, place)
 
 
 def is_refusal(error: Exception) -> bool:
