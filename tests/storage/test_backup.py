@@ -19,7 +19,7 @@ from tests.storage.busy_writer import KEPT, key
 from tests.storage.stores import ROOT, fill, in_own_mounts, keys
 from tests.storage.writer import crash
 from tests.system.processes import eventually
-from zbroker.storage import Store, StoreBehind, StoreError, StoreLocked, open_store, rocks_copy
+from zbroker.storage import Store, StoreBehind, StoreError, StoreLocked, backup, open_store, rocks_copy
 from zbroker.storage.backup import MARK, copy_directory, refuse_backup
 from zbroker.storage.directory import DataDirectory
 from zbroker.storage.rocks import RocksStore
@@ -138,20 +138,27 @@ def test_files_that_go_while_they_are_linked(after: str, tmp_path: Path, monkeyp
     store.close()
 
 
-def test_a_copy_to_another_file_system(tmp_path: Path) -> None:
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system here to copy to")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_a_copy_to_another_file_system(tmp_path: Path, other_disk: Path) -> None:
     (left := tmp_path / "data" / "copying-1").mkdir(parents=True)  # by a copy that was killed
-    with tempfile.TemporaryDirectory(dir=shared) as folder, busy("rocksdb", tmp_path / "data", 20_000) as synced:
+    with busy("rocksdb", tmp_path / "data", 20_000) as synced:
         eventually(lambda: list(tmp_path.glob("data/rocksdb/*.sst")))  # before that there is nothing to link
         before = synced[-1]
-        copy_directory(tmp_path / "data", Path(folder, "copy"), "mark", unchanged)
+        copy_directory(tmp_path / "data", other_disk / "copy", "mark", unchanged)
         assert not left.exists()
         assert not list(tmp_path.glob("data/copying-*"))
-        check("rocksdb", Path(folder, "copy"), before)
+        check("rocksdb", other_disk / "copy", before)
         # And from one that nobody has, which may lie where nothing can be written.
-        copy_directory(Path(folder, "copy"), tmp_path / "back", "mark", unchanged)
+        copy_directory(other_disk / "copy", tmp_path / "back", "mark", unchanged)
         check("rocksdb", tmp_path / "back", before)
 
 
@@ -207,6 +214,28 @@ def test_a_broker_starts_while_a_copy_is_made(store: str, tmp_path: Path, monkey
     assert (b"meanwhile" in found) == (
         store == "rocksdb"
     )  # whose log is copied last, while SQLite's copy had its moment
+
+
+def test_a_broker_starts_while_a_copy_is_made_on_another_file_system(
+    tmp_path: Path, other_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, copy_files = tmp_path / "data", backup._copy_files
+    with opened("rocksdb", data) as held:  # its end makes a table of it, which is to be linked
+        fill(held, "jobs", b"a")
+    started: list[bool] = []
+
+    def disturbed(*arguments: Any) -> None:
+        with opened("rocksdb", data) as held:
+            fill(held, "jobs", b"meanwhile")
+            held.sync()
+        started.append(True)
+        copy_files(*arguments)
+
+    monkeypatch.setattr(backup, "_copy_files", disturbed)
+    copy_directory(data, other_disk / "copy", "mark", unchanged)
+    assert started
+    with opened("rocksdb", other_disk / "copy") as copy:
+        assert keys(copy, "jobs") == [b"a"]
 
 
 def test_a_damaged_log_is_not_lost_by_a_copy_that_is_refused(tmp_path: Path) -> None:

@@ -143,13 +143,22 @@ def _copy_rocks(source: Path, database: Path, target: Path) -> None:
         target.mkdir()
     else:
         return
-    with _held(source) as is_free:
-        if is_free:  # nobody changes anything in it, and it may lie where nothing can be written
-            _copy_files(database, target)
+    why: OSError | None = None
+    if not (source / MARK).is_file():  # else no broker starts on it, and it stays as it is
+        try:
+            with _folder_of_links(source) as links:
+                rocks_copy.copy_database(database, links)
+                _copy_files(links, target)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.EROFS, errno.EACCES):
+                raise
+            why = error
+        else:
             return
-    with _folder_of_links(source) as links:
-        rocks_copy.copy_database(database, links)
-        _copy_files(links, target)
+    with _held(source) as is_free:  # it may lie where nothing can be written
+        if not is_free:
+            raise why or StoreLocked(f"another program has {source}: let it end first")
+        _copy_files(database, target)
 
 
 @contextmanager
