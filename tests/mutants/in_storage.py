@@ -134,6 +134,14 @@ MUTANTS = (
         ("tests/storage/test_sqlite.py::test_sync_makes_the_log_durable_and_nothing_before_it",),
     ),
     Mutant(
+        "a log that stays is only synced",
+        "a start beside a backup confirms what an earlier sync that failed may have lost",
+        "zbroker/storage/sqlite_file.py",
+        "            _write_again(log)\n",
+        "",
+        ("tests/storage/test_sqlite.py::test_a_start_while_another_program_reads",),
+    ),
+    Mutant(
         "the view looks past the open tick",
         "the core reads rows as they were before what it decided a moment ago",
         "zbroker/core/tick.py",
