@@ -33,7 +33,7 @@ class Gathered(Request):
         super().__init__(PUT, (_merged(members),))
         self.members = members
         for member in members:
-            member.carrier = self
+            member.carrier, member.queued = self, False
 
     def sending(self, now: float) -> None:
         """Its members leave with it."""
@@ -69,6 +69,14 @@ class Gathered(Request):
         return left
 
 
+def alike(one: Group, other: Group) -> bool:
+    """Whether the jobs of both may stand in one group: those of one queue with the same options. Headers are the same
+    only if they are on the wire: 1, 1.0 and True are three values there."""
+    if one.queue != other.queue or one.options != other.options:
+        return False
+    return "headers" not in one.options or repr(one.options["headers"]) == repr(other.options["headers"])
+
+
 def gathered(first: Request, *lines: deque[Request]) -> Request:
     """``first``, or a request for it and those that stand next in the lines, one behind the other, and may travel with
     it; these are taken out."""
@@ -79,7 +87,6 @@ def gathered(first: Request, *lines: deque[Request]) -> Request:
     for line in lines:
         while line and jobs < GATHER_JOBS and size < GATHER_BYTES and _may_travel(line[0]):
             request = line.popleft()
-            request.queued = False
             if not request.done:
                 more, larger = _extent(request)
                 jobs, size = jobs + more, size + larger
@@ -108,7 +115,7 @@ def _merged(members: Iterable[Request]) -> list[Group]:
     for member in members:
         group: Group = member.body[0][0]
         last = groups[-1] if groups else None
-        if last is not None and last.queue == group.queue and last.options == group.options:
+        if last is not None and alike(last, group):
             last.ids.extend(group.ids)
             last.payloads.extend(group.payloads)
         else:
