@@ -104,15 +104,23 @@ class Engine:
             session, transport = self._open()
             if not self.outbox.is_full:
                 taken = self.outbox.add(session, group, transport.now(), timeout_ms)
-                if self._attendant is None:
-                    self._attendant = threading.Thread(target=self._attend, name="zclient-outbox", daemon=True)
-                    self._attendant.start()
-                elif self._leading:
-                    transport.wake()
-                else:
-                    self._bored.rouse()
+                self._attend_to(transport)
                 return taken
-        return self.run(lambda session, now: self.outbox.adding(session, now, group, timeout_ms))
+        taken = self.run(lambda session, now: self.outbox.adding(session, now, group, timeout_ms))
+        with self._lock:
+            if not self._closed:
+                self._attend_to(transport)
+        return taken
+
+    def _attend_to(self, transport: Transport) -> None:
+        """Something came into the outbox: its thread, or whoever leads, is to let it leave."""
+        if self._attendant is None:
+            self._attendant = threading.Thread(target=self._attend, name="zclient-outbox", daemon=True)
+            self._attendant.start()
+        elif self._leading:
+            transport.wake()
+        else:
+            self._bored.rouse()
 
     def _attend(self) -> None:
         """The thread of the outbox: it works the connection while something is unconfirmed, and ends when it was bored

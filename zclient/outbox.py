@@ -9,14 +9,15 @@ It waits for nothing itself: `attending` is the procedure that its owner runs wh
 is called with the owner's lock held.
 """
 
+import math
 from collections.abc import Generator
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zclient.errors import AnswerTimeout, OutcomeUnknown, ProtocolFault, Refused, ZError
-from zclient.gathering import GATHER_BYTES, GATHER_JOBS, TRAVEL_ALONE
+from zclient.errors import AnswerTimeout, ClosedError, OutcomeUnknown, ProtocolFault, Refused, ZError
+from zclient.gathering import GATHER_BYTES, GATHER_JOBS, TRAVEL_ALONE, alike
 from zclient.protocol.messages import Group
-from zclient.requests import PUT, Request
+from zclient.requests import CHANGE, PUT, Request
 from zclient.session import Session
 from zclient.verbs import LAST_TRY_MS, Procedure, Wait, instead_of
 
@@ -27,7 +28,7 @@ MAX_BYTES = 32 << 20
 """Payload bytes of them, likewise; one job may be larger."""
 
 MAX_FAILURES = 1000
-"""Failures that are kept until `flush` tells the first of them; more are only counted."""
+"""Failures that are kept until `flush` tells the first of them: the oldest, and the newest. Others are only counted."""
 
 SHARED_MS = 100.0
 """Jobs whose time is over within so long of each other may share a parcel; it is given up when the last one's is."""
@@ -35,7 +36,8 @@ SHARED_MS = 100.0
 
 class Parcel:
     """Jobs of one queue with the same options that are on their way together. ``request`` is None while it waits for
-    another try. One that came ``apart`` is nothing any more but those that it came apart into, in its order."""
+    another try, and ``error`` is then why. One that came ``apart`` is nothing any more but those that it came apart
+    into, in its order. When it is done its payloads are let go: who sent a job may keep its handle for long."""
 
     __slots__ = (
         "again_ms",
@@ -82,8 +84,7 @@ class Parcel:
             request is not None
             and request.queued
             and not (request.number or request.alone)
-            and ours.queue == group.queue
-            and ours.options == group.options
+            and alike(ours, group)
             and len(ours.ids) < GATHER_JOBS
             and self.size < GATHER_BYTES
             and 0 <= until_ms - self.first_until_ms < SHARED_MS
@@ -104,7 +105,7 @@ class Parcel:
         if pause is not None:
             self.again_ms = min(request.last_sent_ms + pause * 1000, self.until_ms - LAST_TRY_MS)
             if self.again_ms > request.last_sent_ms:
-                self.request = None
+                self.request, self.error = None, error
                 self.outbox.look_at(self, self.again_ms)
                 return
         if error is None:
@@ -116,18 +117,19 @@ class Parcel:
 
     def end(self, error: ZError | None) -> None:
         """What became of it is known."""
-        self.error = error
+        self.request, self.error = None, error
         self.done = True
         self.outbox.leave(self)
+        self.group.payloads.clear()
 
     def _come_apart(self, error: ZError, now: float) -> None:
         """Send each job alone, if the broker refused them together; else each has failed, as what it is."""
         queue, options, ids, payloads = self.group
-        self.apart = []
+        apart: list[Parcel] = []
         for identifier, payload in zip(ids, payloads, strict=True):
             group = Group(queue, options, [identifier], [payload])
             one = self.outbox.enter(Parcel(self.outbox, self.session, group, self.until_ms))
-            self.apart.append(one)
+            apart.append(one)
             if isinstance(error, Refused):
                 one.put(now)
                 if one.request is not None:
@@ -136,6 +138,7 @@ class Parcel:
                 one.end(Request(PUT, ([group],)).unanswered(str(error)))
             else:
                 one.end(error)
+        self.apart = apart  # as a whole: handles look at it in any thread, without the lock
         self.end(None)
 
 
@@ -149,6 +152,7 @@ class Outbox:
         self._newest: Parcel | None = None
         self._looks: list[tuple[float, int, Parcel]] = []  # a heap: when to look at which
         self._looked = 0
+        self._news = Request(CHANGE, ())  # ends when it is empty, has room again, or has an earlier look
         self._failed: list[Parcel] = []
         self._more_failed = 0
 
@@ -188,21 +192,33 @@ class Outbox:
             self._looks = [look for look in self._looks if not look[2].done]
             heapify(self._looks)
         self._looked += 1
+        if self._looks and at_ms < self._looks[0][0]:
+            self._rouse()
         heappush(self._looks, (at_ms, self._looked, parcel))
 
     def leave(self, parcel: Parcel) -> None:
         """The parcel is done."""
+        was_full = self.is_full
         del self.parcels[parcel]
         self.jobs -= len(parcel.group.ids)
         self.size -= parcel.size
         if parcel is self._newest:
             self._newest = None
+        if not self.parcels or (was_full and not self.is_full):
+            self._rouse()
         if parcel.error is None:
             return
-        if len(self._failed) < MAX_FAILURES:
-            self._failed.append(parcel)
-        else:
-            self._more_failed += 1
+        failed = self._failed
+        if len(failed) >= MAX_FAILURES and self._more_failed % MAX_FAILURES == 0:  # not with each: it costs a pass
+            failed[:] = [one for one in failed if not one.told]
+        if len(failed) >= MAX_FAILURES:
+            self._more_failed += not failed.pop().told
+        failed.append(parcel)
+
+    def _rouse(self) -> None:
+        """Wake those who wait for room, or for the next look."""
+        waited_for, self._news = self._news, Request(CHANGE, ())
+        waited_for.finish(None)
 
     def raise_failure(self) -> None:
         """Raise the first failure that nobody was told, and forget the others; the error says how many they were."""
@@ -228,16 +244,16 @@ class Outbox:
         """Work until nothing is unconfirmed."""
         while self.parcels:
             self._look(now)
-            first = next((parcel.request for parcel in self.parcels if parcel.request is not None), None)
             if self.parcels:
-                now = yield Wait((first,) if first is not None else (), self._looks[0][0])
+                now = yield self._next_news(math.inf)
 
     def adding(self, session: Session, now: float, group: Group, timeout_ms: float) -> Procedure[tuple[Parcel, int]]:
         """Add a job as soon as there is room; that time counts as the job's own. It fails like any other if the time is
         over before."""
         until_ms = now + timeout_ms
         while self.is_full and now < until_ms:
-            now = yield self._of(next(iter(self.parcels)), until_ms)
+            now = yield self._next_news(until_ms)
+            self._look(now)
         return self.add(session, group, now, max(until_ms - now, 0.0))
 
     def emptying(self, session: Session, now: float, timeout_ms: float) -> Procedure[None]:
@@ -257,7 +273,10 @@ class Outbox:
             raise AnswerTimeout(f"{self.jobs} jobs are not confirmed yet; they are still under way")
 
     def ending(self, session: Session, now: float, parcel: Parcel, position: int, timeout_ms: float) -> Procedure[bool]:
-        """Wait until the job at this position of the parcel is done; whether that came in time."""
+        """Wait until the job at this position of the parcel is done; whether that came in time. `ClosedError` elsewhere
+        than where it was sent: nobody there would hear of it."""
+        if parcel.session is not session:
+            raise ClosedError("a job is waited for where it was sent: with that client, in that process and event loop")
         until_ms = now + timeout_ms
         now, _ = yield from self._ending(parcel, now, until_ms)
         _, came = yield from self._ending(parcel.of(position), now, until_ms)
@@ -265,23 +284,28 @@ class Outbox:
 
     def _ending(self, parcel: Parcel, now: float, until_ms: float) -> Generator[Any, Any, tuple[float, bool]]:
         while not parcel.done and now < until_ms:
-            now = yield self._of(parcel, until_ms)
+            if parcel.request is None:
+                now = yield Wait((), min(until_ms, parcel.again_ms))
+                self._look(now)
+            else:
+                now = yield Wait((parcel.request,), until_ms)
         return now, parcel.done
 
-    @staticmethod
-    def _of(parcel: Parcel, until_ms: float) -> Wait:
-        if parcel.request is None:
-            return Wait((), min(until_ms, parcel.again_ms + 1))
-        return Wait((parcel.request,), until_ms)
+    def _next_news(self, until_ms: float) -> Wait:
+        return Wait((self._news,), min(until_ms, self._looks[0][0]))
 
     def _look(self, now: float) -> None:
-        """Try again what is to be tried again by now, give up what has no time left."""
+        """Try again what is to be tried again by now, give up what has no time left. Whoever waits for that does it:
+        the others may come later than he."""
         while self._looks and self._looks[0][0] <= now:
             parcel = heappop(self._looks)[2]
             if parcel.done:
                 continue
             if parcel.request is None:
-                parcel.put(now)
+                if now < parcel.until_ms:
+                    parcel.put(now)
+                else:
+                    parcel.end(parcel.error)
             elif now >= parcel.until_ms:
                 parcel.session.give_up(parcel.request)
             else:  # others joined it, or it is looked at again for its end

@@ -59,7 +59,8 @@ class UnconfirmedJob(_Unconfirmed):
 
     def wait(self, timeout: Duration | None = None) -> JobHandle:
         """Wait until the broker has it on disk; its handle. Raises what `Client.send` raises, and `AnswerTimeout` if
-        that is not known in time: the job is under way then, and may be waited for again."""
+        that is not known in time: the job is under way then, and may be waited for again. `ClosedError` in a forked
+        child, if the parent sent it."""
         self._check(self._client._wait_for(self._parcel, self._position, timeout))
         return self._client._handle(self.id, self._parcel.of(self._position).existing is not None)
 

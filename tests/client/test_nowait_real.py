@@ -13,8 +13,10 @@ from zclient import (
     AsyncClient,
     BrokerUnreachable,
     Client,
+    ClosedError,
     DuplicateId,
     InvalidArgument,
+    QueueFull,
     UnconfirmedJob,
     engine,
 )
@@ -138,14 +140,14 @@ def test_what_comes_while_the_thread_ends_is_sent_as_well(
             attendants.extend((threading.current_thread(), client._engine()._attendant))
             came.set()
 
-    def at_gate(self: engine.Engine, waiter: Any, seconds: float) -> None:
-        wait(self, waiter, seconds)
-        if waiter is self._bored:
+    def at_gate(waiter: Any, seconds: float) -> None:
+        wait(waiter, seconds)
+        if waiter is client._engine()._bored:
             bored.append(True)
 
-    wait = engine.Engine._at_gate
-    monkeypatch.setattr(engine.Engine, "_at_gate", at_gate)
     with Client(broker.endpoint) as client:
+        wait = client._engine()._at_gate
+        monkeypatch.setattr(client._engine(), "_at_gate", at_gate)  # not of all: one of another test may end yet
         lock: Any = LockThatTells(left)
         monkeypatch.setattr(client._engine(), "_lock", lock)
         monkeypatch.setattr(client._engine(), "_idle", threading.Condition(lock))
@@ -190,3 +192,40 @@ def test_an_asyncio_client_does_the_same(broker: BrokerProcess, client: Client) 
 
     asyncio.run(main())
     assert ready(client, "async") == JOBS + 3
+
+
+def test_many_who_flush_end_where_a_queue_stays_full(broker: BrokerProcess, client: Client) -> None:
+    """Each of them may be the first who sees that it is time for another try."""
+    client.set_queue("stuffed", max_jobs=1)
+    client.send("stuffed", 0)
+    ends: list[Exception | None] = []
+
+    def flush() -> None:
+        try:
+            crowded.flush()
+        except Exception as error:
+            ends.append(error)
+        else:
+            ends.append(None)
+
+    crowded = Client(broker.endpoint)
+    for n in range(50):
+        crowded.send_nowait("stuffed", n, timeout=2)
+    threads = [threading.Thread(target=flush, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    crowded.close()
+    assert len(ends) == 6 and [type(error) for error in ends if error is not None] == [QueueFull]
+
+
+def test_one_with_little_time_is_given_up_in_it_behind_one_with_much() -> None:
+    with pytest.raises(ClosedError), Client(NOWHERE) as client:
+        client.send_nowait("lost", 1, timeout=60)
+        with pytest.raises(AnswerTimeout):  # its thread waits for the end of that one by now
+            client.flush(timeout=0.1)
+        short = client.send_nowait("lost", 2, timeout=0.2)
+        with pytest.raises(BrokerUnreachable):
+            short.wait(10)
+        client.close()

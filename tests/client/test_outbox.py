@@ -5,11 +5,17 @@ from typing import Any
 import pytest
 
 from tests.client.conversation import Peer
-from zclient import BrokerUnreachable, ClosedError, DuplicateId, OutcomeUnknown, QueueFull
+from zclient import BrokerUnreachable, ClosedError, DuplicateId, OutcomeUnknown, QueueFull, TooManyPeers
 from zclient.gathering import GATHER_JOBS
 from zclient.outbox import MAX_FAILURES, MAX_JOBS, Outbox, Parcel
 from zclient.protocol import messages as m
+from zclient.requests import Request
 from zclient.verbs import End, Wait, advance
+
+
+def some(request: Request | None) -> Request:
+    assert request is not None
+    return request
 
 
 class Sender:
@@ -45,8 +51,9 @@ def test_it_empties_with_the_answers() -> None:
     sender.peer.hear(m.Ok([1, 3]))
     assert [parcel.done for parcel in parcels] == [True, False, True]
     step = sender.attend()
-    assert isinstance(step, Wait) and step.requests == (parcels[1].request,)
+    assert isinstance(step, Wait) and not step.requests[0].done
     sender.peer.hear(m.Ok([2]))
+    assert step.requests[0].done, "who attends to it hears that it is empty"
     assert isinstance(sender.attend(), End) and not sender.outbox.parcels and sender.outbox.size == 0
     sender.outbox.raise_failure()
 
@@ -91,6 +98,27 @@ def test_what_left_beside_another_parcel_takes_nothing_more() -> None:
     assert sender.outbox.add(sender.peer.session, again, sender.peer.now, 10_000)[0] is not beside
     (put,) = sender.peer.said()
     assert put == m.Put(2, 1, [again])
+
+
+def test_what_left_first_beside_the_request_of_another_caller_takes_nothing_more() -> None:
+    sender = Sender()
+    first, _ = sender.share("a")
+    sender.peer.put("other", alone=False)
+    (put,) = sender.peer.said()
+    assert isinstance(put, m.Put) and put.groups[0].ids == [b"a", b"other"]
+    assert sender.share("b")[0] is not first
+    assert sender.peer.said() == [m.Put(2, 1, [m.Group("q", {}, [b"b"], [b"\x01"])])]
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_headers_that_are_equal_and_not_the_same_are_kept_apart(value: Any) -> None:
+    sender = Sender()
+    one, other = (m.Group("q", {"headers": {"n": n}}, [repr(n).encode()], [b"\x01"]) for n in (1, value))
+    parcels = [sender.outbox.add(sender.peer.session, group, sender.peer.now, 1000)[0] for group in (one, other)]
+    assert parcels[0] is not parcels[1]
+    (put,) = sender.peer.said()
+    assert isinstance(put, m.Put)
+    assert [type(group.options["headers"]["n"]) for group in put.groups] == [int, type(value)]
 
 
 def test_jobs_with_a_unique_text_share_nothing() -> None:
@@ -189,6 +217,101 @@ def test_one_without_time_is_given_up_as_what_it_is() -> None:
     assert isinstance(stayed.error, BrokerUnreachable)
 
 
+def test_whoever_waits_tries_again_what_is_due() -> None:
+    """The thread of the outbox may come later than the caller: who then waits for it to come holds the lock."""
+    sender = Sender()
+    parcel = sender.take("a", 2000)
+    sender.peer.said()
+    flush = sender.outbox.emptying(sender.peer.session, sender.peer.now, 5000)
+    assert isinstance(advance(flush), Wait)
+    sender.peer.hear(m.Failure(1, "queue_full", "full", {"retry_after_ms": 500}))
+    step = advance(flush, sender.peer.now)
+    assert step == Wait((), sender.peer.now + 500)
+    sender.peer.now += 500
+    step = advance(flush, sender.peer.now)
+    assert step == Wait((parcel.request,), step.until_ms) and len(sender.peer.said()) == 1
+
+
+def test_who_attends_looks_sooner_where_something_has_less_time() -> None:
+    sender = Sender()
+    sender.take("a", 10_000)
+    step = sender.attend()
+    assert isinstance(step, Wait) and step.until_ms == sender.peer.now + 10_000
+    sender.take("b", 500)
+    assert step.requests[0].done
+    step = sender.attend()
+    assert isinstance(step, Wait) and step.until_ms == sender.peer.now + 500
+    sender.peer.said()
+    sender.peer.hear(m.Failure(1, "queue_full", "full", {"retry_after_ms": 100}))
+    assert step.requests[0].done
+
+
+def test_one_that_was_refused_and_tried_no_more_failed_as_refused() -> None:
+    sender = Sender()
+    parcel = sender.take("a", 1000)
+    sender.peer.said()
+    sender.peer.hear(m.Failure(1, "queue_full", "full", {"retry_after_ms": 500}))
+    sender.peer.now += 2000  # the process stood still
+    assert isinstance(sender.attend(), End) and isinstance(parcel.error, QueueFull) and not sender.peer.said()
+
+
+def test_one_that_a_broker_with_too_many_peers_never_took_is_given_up_in_its_time() -> None:
+    sender = Sender()
+    sender.peer.lose()
+    sender.peer.session.connected(sender.peer.now)
+    sender.peer.said()
+    sender.peer.hear(m.Failure(0, "too_many_peers", "full", {"retry_after_ms": 1000}))
+    taken = [sender.share(name, 500) for name in "ab"]
+    sender.peer.now += 500
+    assert isinstance(sender.attend(), End)
+    assert all(isinstance(parcel.of(position).error, TooManyPeers) for parcel, position in taken)
+
+
+def test_what_is_over_holds_no_payload() -> None:
+    sender = Sender()
+    taken = [sender.share(name) for name in "abc"]
+    sender.peer.said()
+    sender.peer.hear(m.Failure(1, "duplicate_id", "b is another job", {}))
+    sender.peer.said()
+    sender.peer.hear(m.Ok([2, 4]))
+    sender.peer.hear(m.Failure(3, "duplicate_id", "b is another job", {}))
+    for parcel, position in taken:
+        for one in (parcel, parcel.of(position)):
+            assert one.done and one.request is None and not one.group.payloads
+    assert [parcel.identifier(position) for parcel, position in taken] == [b"a", b"b", b"c"]
+
+
+def test_it_is_waited_for_where_it_was_sent() -> None:
+    sender, child = Sender(), Sender()
+    parcel, position = sender.share("a")
+    with pytest.raises(ClosedError):
+        advance(child.outbox.ending(child.peer.session, child.peer.now, parcel, position, 5000))
+
+
+def test_a_failure_behind_many_that_were_told_is_told() -> None:
+    sender = Sender()
+    for n in range(MAX_FAILURES):
+        parcel = sender.take(str(n), 100)
+        sender.peer.session.give_up(some(parcel.request))
+        parcel.told = True
+    for name in "ab":
+        sender.peer.session.give_up(some(sender.take(name, 100).request))
+    with pytest.raises(BrokerUnreachable) as told:
+        sender.outbox.raise_failure()
+    assert told.value.__notes__ == ["1 other jobs of send_nowait failed as well"]
+
+
+def test_of_very_many_failures_the_newest_is_kept_as_well() -> None:
+    sender = Sender()
+    parcels = [sender.take(str(n), 100) for n in range(MAX_FAILURES + 10)]
+    for parcel in parcels:
+        sender.peer.session.give_up(some(parcel.request))
+    for parcel in parcels[:-1]:
+        parcel.told = True
+    with pytest.raises(BrokerUnreachable):
+        sender.outbox.raise_failure()
+
+
 def test_failures_are_told_once_by_whoever_waits_or_all_together() -> None:
     sender = Sender()
     parcels = [sender.take(name) for name in "abc"]
@@ -213,6 +336,7 @@ def test_it_is_bounded_and_keeps_only_the_first_failures() -> None:
     assert isinstance(step, Wait)
     sender.peer.session.fail_all(ClosedError())
     assert not sender.outbox.is_full
+    assert step.requests[0].done, "there is room again"
     added = advance(adding, sender.peer.now)
     assert isinstance(added, End) and added.value[0] in sender.outbox.parcels
     with pytest.raises(ClosedError) as told:

@@ -77,8 +77,8 @@ MUTANTS = (
         "failures of send_nowait are forgotten",
         "a job that was refused is told to nobody",
         "zclient/outbox.py",
-        "        if parcel.error is None:\n            return\n        if len",
-        "        if parcel.done:\n            return\n        if len",
+        "        if parcel.error is None:\n            return\n        failed",
+        "        if parcel.done:\n            return\n        failed",
         ("tests/client/test_outbox.py::test_failures_are_told_once_by_whoever_waits_or_all_together",),
     ),
     Mutant(
@@ -88,6 +88,25 @@ MUTANTS = (
         "            and request.queued\n",
         "",
         ("tests/client/test_outbox.py::test_what_left_beside_another_parcel_takes_nothing_more",),
+    ),
+    Mutant(
+        "a job joins what another caller took along",
+        "a job of send_nowait is counted among those that the broker has, and was not in their message",
+        "zclient/gathering.py",
+        "            member.carrier, member.queued = self, False\n",
+        "            member.carrier, member.queued = self, member is members[0]\n",
+        (
+            "tests/client/test_outbox.py::test_what_left_first_beside_the_request_of_another_caller_takes_nothing_more",
+            "tests/client/test_outbox_model.py::test_each_job_ends_once_as_what_the_broker_did_with_it",
+        ),
+    ),
+    Mutant(
+        "who flushes leaves the next try to others",
+        "a flush waits for a try that nobody can make, since it has the lock",
+        "zclient/outbox.py",
+        "                now = yield Wait((), min(until_ms, parcel.again_ms))\n                self._look(now)\n",
+        "                now = yield Wait((), min(until_ms, parcel.again_ms))\n",
+        ("tests/client/test_outbox.py::test_whoever_waits_tries_again_what_is_due",),
     ),
     Mutant(
         "a parcel fails as one",
