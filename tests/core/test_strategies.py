@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core.harness import Bench, Peer
 from zbroker import limits
+from zbroker.core import entities
 from zclient.protocol import messages as m
 
 
@@ -210,4 +211,22 @@ def test_a_strategy_is_changed_while_jobs_come() -> None:
     producer.order("set", queue="q", options={"strategy": "least_busy"})
     put(producer, 10, 40)
     assert shares(workers) == {"a": 0, "b": 40}
+    bench.check()
+
+
+def test_of_many_idle_workers_a_turn_looks_at_no_more_than_it_has_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, producer = bench_of("round_robin")
+    workers = join(bench, **{f"w{n}": 8 for n in range(400)})
+    looks: list[None] = []
+    credit = entities.Peer.credit.fget
+
+    def looked_at(peer: entities.Peer) -> int:
+        looks.append(None)
+        assert credit is not None
+        return int(credit(peer))
+
+    monkeypatch.setattr(entities.Peer, "credit", property(looked_at))
+    put(producer, 0, 3)
+    assert sum(shares(workers).values()) == 3 and len(looks) < 30
+    monkeypatch.undo()
     bench.check()

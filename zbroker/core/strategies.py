@@ -21,13 +21,17 @@ def set_aside(queue: Queue, budget: int, jobs: int) -> dict[Peer, None]:
     its credit, and have as many small deliveries from then on, since each ack makes room for as much as it names.
     """
     aside: dict[Peer, None] = {}
-    if jobs <= budget or queue.ring.keys.limited or sum(peer.credit for peer in queue.free) > jobs:
+    if jobs <= budget or queue.ring.keys.limited:
         return aside
     for peer in queue.free:
         if budget <= 0:
             aside[peer] = None
-        else:
-            budget -= peer.credit
+        credit = peer.credit
+        if credit > 0:  # less than none, if its capacity was lowered
+            budget -= credit
+            jobs -= credit
+            if jobs < 0:
+                return {}
     for peer in aside:
         del queue.free[peer]
     return aside
@@ -72,14 +76,16 @@ def assign(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list
 
 
 def _round_robin(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
-    """One at a time in turn: as many full rounds at once as the worker with the least room can take."""
+    """One at a time in turn: as many full rounds at once as the worker with the least room can take. It looks at no
+    more workers than there are jobs: most of a large fleet may be idle."""
     given = 0
     while given < len(jobs):
-        peers = _able(queue, plans)
-        rounds = min(peer.credit - len(plans.get(peer, ())) for peer in peers)
-        until = given + min(rounds, (len(jobs) - given) // len(peers)) * len(peers)
-        if until == given:  # less than a round is left: those who get one go behind the others
-            del peers[len(jobs) - given :]
+        left = len(jobs) - given
+        peers = _able(queue, plans, left)
+        if len(peers) < left:
+            rounds = min(peer.credit - len(plans.get(peer, ())) for peer in peers)
+            until = given + min(rounds, left // len(peers)) * len(peers)
+        else:  # a round at most is left: those who get one go behind the others
             until = len(jobs)
             for peer in peers:
                 del queue.free[peer]
@@ -89,16 +95,25 @@ def _round_robin(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer
         given = until
 
 
-def _able(queue: Queue, plans: dict[Peer, list[Taken]]) -> list[Peer]:
-    """The workers with credit, in the order of their turns."""
-    for peer in [peer for peer in queue.free if peer.credit <= len(plans.get(peer, ()))]:
+def _able(queue: Queue, plans: dict[Peer, list[Taken]], most: int) -> list[Peer]:
+    """The workers with credit, in the order of their turns; the first ``most`` of them."""
+    able: list[Peer] = []
+    gone: list[Peer] = []
+    for peer in queue.free:
+        if peer.credit <= len(plans.get(peer, ())):
+            gone.append(peer)
+            continue
+        able.append(peer)
+        if len(able) >= most:
+            break
+    for peer in gone:
         _leave_free(queue, peer)
-    return list(queue.free)
+    return able
 
 
 def _least_busy(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
     """To the worker of whose capacity the smallest share is leased; among equals, in turn."""
-    peers = _able(queue, plans)
+    peers = _able(queue, plans, len(queue.free))
     heap = [
         ((peer.unsettled + len(plans.get(peer, ()))) / peer.capacity, turn, peer) for turn, peer in enumerate(peers)
     ]
@@ -120,7 +135,7 @@ def _least_busy(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer,
 
 def _random(state: State, queue: Queue, jobs: list[Taken], plans: dict[Peer, list[Taken]]) -> None:
     """To any worker with credit, each as likely as the others."""
-    peers = _able(queue, plans)
+    peers = _able(queue, plans, len(queue.free))
     for job in jobs:
         place = state.random.randrange(len(peers))
         peer = peers[place]
