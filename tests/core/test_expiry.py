@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.harness import Bench, Peer
 from zbroker import limits as broker_limits
+from zbroker.core import rows
 from zclient.protocol import messages as m
 
 DAY = 24 * 3_600_000
@@ -390,6 +391,38 @@ def test_what_outlived_its_time_and_comes_back_after_the_clock_was_set_back_expi
     bench.advance(1)
     assert bench.counts("q") == {"ready": 1, "dead": 1}
     assert ended(producer, "a")[1] == "expired"
+    bench.check()
+
+
+def test_a_start_reads_few_timers_of_a_time_at_which_very_many_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    producer = bench.producer()
+    at, jobs = bench.wall + 1000, 3 * broker_limits.STEP_ROWS
+    for n in range(jobs):
+        producer.put("q", f"{n}", at=at, ttl=10_000, priority=1 if n == jobs - 1 else 0)
+    bench.advance(1000)
+    worker = bench.worker("w", "q", capacity=1)
+    last, fence = worker.job()
+    assert last == f"{jobs - 1}"
+    read: list[int] = []
+    row = rows.TimerRow
+
+    def counted(*fields: Any) -> rows.TimerRow:
+        read.append(1)
+        return row(*fields)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "TimerRow", counted)
+        bench.crash()
+        assert 0 < len(read) <= broker_limits.STEP_ROWS
+    producer.connect()
+    producer.order("pause", queue="q")
+    worker.connect([m.Held(fence, [last.encode()], [])])
+    worker.release(fence, last)
+    bench.check()
+    bench.advance(10_000)
+    bench.advance(0)
+    assert bench.counts("q") == {"dead": jobs}, "each expires once, however many timers name it"
     bench.check()
 
 

@@ -17,7 +17,7 @@ class Block(NamedTuple):
     at: int  # lease clock
     ids: list[bytes]
     state: str
-    results: list[Any] | None
+    results: dict[bytes, Any]  # of those that returned something
     cause: dict[str, Any] | None
     octets: int  # of the results
 
@@ -37,8 +37,11 @@ class Recent:
         self, now: int, ids: list[bytes], state: str, results: list[Any] | None, cause: dict[str, Any] | None
     ) -> None:
         """Jobs that ended together, for one cause."""
-        octets = sum(map(len, filter(None, results))) if results is not None else 0
-        block = Block(now, ids, state, results, cause, octets)
+        told = (
+            {identifier: result for identifier, result in zip(ids, results, strict=True) if result} if results else {}
+        )
+        octets = sum(map(len, told.values()))
+        block = Block(now, ids, state, told, cause, octets)
         self._blocks.append(block)
         self._block_of.update(dict.fromkeys(ids, block))
         self._jobs += len(ids)
@@ -51,8 +54,7 @@ class Recent:
         block = self._block_of.get(identifier)
         if block is None:
             return None
-        result = block.results[block.ids.index(identifier)] if block.results else None
-        return (identifier, block.state, result, block.cause)
+        return (identifier, block.state, block.results.get(identifier), block.cause)
 
     def trim(self, now: int) -> None:
         """Forget what is older than a moment; a bounded number of jobs at once."""

@@ -2,6 +2,7 @@
 whatever waits."""
 
 from dataclasses import replace
+from itertools import islice
 
 from zbroker import limits
 from zbroker.core import bindings, dead, edges, history, kept, leave, rows, schedules, streams, works
@@ -113,25 +114,35 @@ def _read_heads(state: State) -> None:
 
 def _read_deliveries(state: State) -> None:
     """Deliveries whose jobs still count; their workers have a while to come back and name them."""
-    timed: dict[int, set[bytes]] = {}
+    expiring: Expiring = {}
     for key, value in state.view.scan("deliveries", b"", b"\xff"):
         fence = int.from_bytes(key, "big")
         row = rows.DeliveryRow(*rows.unpack(value))
-        delivery = _delivery(state, fence, row, timed)
+        delivery = _delivery(state, fence, row, expiring)
         if delivery is None:
             state.tick.rows["deliveries"][key] = None
+    _note_outlived(state, expiring)
 
 
-def _has_timer(state: State, identifier: bytes, expires_ms: int, timed: dict[int, set[bytes]]) -> bool:
-    """Whether a timer names the job for its expiry; ``timed`` remembers which jobs those of a time name."""
-    if expires_ms not in timed:
+Expiring = dict[int, dict[bytes, Delivery]]
+"""Leased jobs that expire later than now, by that time (wall clock)."""
+
+
+def _note_outlived(state: State, expiring: Expiring) -> None:
+    """Those that no timer names for their expiry. Of a time at which very many expire the first rows alone are read: a
+    job may get a second timer, which does no harm."""
+    for expires_ms, unnamed in expiring.items():
         first = rows.timers_prefix(expires_ms, rows.TIMER_EXPIRY)
-        found = state.view.scan("timers", first, rows.beyond(first))
-        timed[expires_ms] = {one for _, value in found for one in rows.TimerRow(*rows.unpack(value)).ids}
-    return identifier in timed[expires_ms]
+        for _, value in islice(state.view.scan("timers", first, rows.beyond(first)), limits.STEP_ROWS):
+            for identifier in rows.TimerRow(*rows.unpack(value)).ids:
+                unnamed.pop(identifier, None)
+            if not unnamed:
+                break
+        for identifier, delivery in unnamed.items():
+            delivery.outlived.add(identifier)
 
 
-def _delivery(state: State, fence: int, row: rows.DeliveryRow, timed: dict[int, set[bytes]]) -> Delivery | None:
+def _delivery(state: State, fence: int, row: rows.DeliveryRow, expiring: Expiring) -> Delivery | None:
     peer = state.peers.get(row.incarnation)
     if peer is None:
         peer = Peer(row.incarnation, row.worker)
@@ -149,8 +160,8 @@ def _delivery(state: State, fence: int, row: rows.DeliveryRow, timed: dict[int, 
             if change is not None:
                 delivery.changes[identifier] = change
             expires_ms = expiry_of(header, change)
-            if expires_ms > state.wall and not _has_timer(state, identifier, expires_ms, timed):
-                delivery.outlived.add(identifier)
+            if expires_ms > state.wall:
+                expiring.setdefault(expires_ms, {})[identifier] = delivery
             if header.external:
                 delivery.external.add(identifier)
             if rows.is_chosen(identifier):
