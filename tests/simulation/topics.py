@@ -148,6 +148,7 @@ class Topics:
         scenario.book.may_copy = self._may_copy
         scenario.book.may_return = lambda source, queue: source in self._again or queue in self._filled
         self._again: set[bytes] = set()
+        self._keeping: dict[bytes, dict[int, int]] = {}  # by publication: what took its topic when it was first sent
         self._keeps = self.random.random() < 0.7  # whether something is kept from the beginning
 
     # ---- what people do
@@ -187,7 +188,8 @@ class Topics:
         if not is_first:
             self._again.add(publication.id)
         self.published[publication.id] = (publication.topic, publication.options.get("headers", {}))
-        keeping = self.logs.keeping(publication.topic)
+        # as it was before the first time: what came then may be gone, and is known in another log
+        keeping = self._keeping.setdefault(publication.id, self.logs.keeping(publication.topic))
 
         def told(queues: int | None) -> None:
             if queues is not None:
