@@ -181,6 +181,23 @@ def test_a_wish_is_told_again_after_each_hello_on_the_same_connection_too() -> N
     assert worker.take(m.Cancel) == [], "it does not name the job"
 
 
+def test_a_wish_that_met_a_full_connection_is_told_with_the_next_renewal() -> None:
+    bench = Bench()
+    producer, worker = bench.producer(), bench.worker("w", "q", capacity=2)
+    producer.put("q", "a", "b")
+    fence = worker.one(m.Deliver).fence
+    worker.full = True
+    producer.order("cancel", id=b"a")
+    assert worker.take(m.Cancel) == []
+    worker.full = False
+    worker.send(m.Renew([fence]))
+    assert worker.one(m.Cancel) == m.Cancel(fence, [b"a"])
+    worker.nack(fence, "a")
+    worker.send(m.Renew([fence]))
+    assert worker.take(m.Cancel) == [], "it has ended"
+    bench.check()
+
+
 @pytest.mark.parametrize("connected", [False, True])
 def test_a_job_that_was_to_end_is_cancelled_when_its_worker_does_not_come_back(connected: bool) -> None:
     bench = Bench()

@@ -168,6 +168,14 @@ MUTANTS = (
         ("tests/core/test_cancel.py::test_a_wish_is_kept_over_restarts_and_told_again_when_the_worker_names_the_job",),
     ),
     Mutant(
+        "a wish to cancel is told once",
+        "a worker whose connection was full when its job was cancelled never hears of it",
+        "zbroker/core/settle.py",
+        "            waiting.tell_wished(state, delivery)\n",
+        "",
+        ("tests/core/test_cancel.py::test_a_wish_that_met_a_full_connection_is_told_with_the_next_renewal",),
+    ),
+    Mutant(
         "a purge takes leased jobs",
         "a job that runs is gone",
         "zbroker/core/works.py",

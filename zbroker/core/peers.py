@@ -8,8 +8,9 @@ from zbroker.core import history, leave, rows, streams, tails
 from zbroker.core.entities import NEVER, Peer, Producer, Queue
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
+from zbroker.core.waiting import tell_wished
 from zclient.protocol import limits as wire
-from zclient.protocol.messages import Cancel, Capacity, Failure, Hello, Welcome
+from zclient.protocol.messages import Capacity, Failure, Hello, Welcome
 from zclient.protocol.options import TASK_OPTIONS, options_fault
 
 
@@ -126,9 +127,7 @@ def _compare_held(state: State, peer: Peer, message: Hello) -> list[tuple[int, l
             leave.renew(state, delivery, delivery.queue.policy.lease_ms)
             named.update((*started, *waiting))
             named.difference_update(gone)
-            wished = [identifier for identifier, change in delivery.changes.items() if change.cancel]
-            if wished:
-                state.send(peer, Cancel(fence, wished))
+            tell_wished(state, delivery)
             if state.streams and delivery.special:
                 streams.told_again(state, delivery)
     # What was sent on this very connection is on its way or has arrived: HELLO may have crossed it.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from zbroker.core import history, leave, rows, unique
+from zbroker.core import history, leave, rows, unique, waiting
 from zbroker.core.entities import Delivery, Peer
 from zbroker.core.publish import complete, copies_of_all, prepare
 from zbroker.core.put import judge, put, put_judged, refuse_for_now
@@ -206,6 +206,7 @@ def renew(state: State, peer: Peer, fences: list[int]) -> list[tuple[int, list[b
             lost.append((fence, []))
         else:
             leave.renew(state, delivery, delivery.queue.policy.lease_ms)
+            waiting.tell_wished(state, delivery)
     return lost
 
 

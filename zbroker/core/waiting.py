@@ -7,7 +7,7 @@ it is met.
 from typing import Any
 
 from zbroker.core import dead, edges, history, rows, unique
-from zbroker.core.entities import Found
+from zbroker.core.entities import Delivery, Found
 from zbroker.core.state import State
 from zbroker.core.states import Event
 from zbroker.core.states import State as JobState
@@ -58,6 +58,17 @@ def wish_away(state: State, found: Found, reason: str = "") -> None:
     state.write_change(found.id, change)
     delivery.changes[found.id] = change
     state.send(delivery.peer, Cancel(delivery.fence, [found.id]))
+
+
+def tell_wished(state: State, delivery: Delivery) -> None:
+    """Tell its worker once more which of these runs are to end: the first word may be lost with a connection, or one
+    that was full."""
+    if not delivery.changes:
+        return
+    leased = state.leased
+    wished = [one for one, change in delivery.changes.items() if change.cancel and leased.get(one) is delivery]
+    if wished:
+        state.send(delivery.peer, Cancel(delivery.fence, wished))
 
 
 def replace(state: State, found: Found, by: bytes, *, running: bool) -> None:
