@@ -82,6 +82,7 @@ class Book:
         self.ended: dict[bytes, Ended] = {}
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
+        self.replayed: set[bytes] = set()
         self.moved: set[bytes] = set()  # jobs that died and went to another queue
         self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
         self.purges = 0
@@ -313,6 +314,8 @@ class Book:
         if change.state is State.DEAD and was is not State.DEAD:
             self.was_dead.add(identifier)
             self._dead(identifier, header, change)
+        elif was is State.DEAD and change.state is not State.DEAD:
+            self.replayed.add(identifier)
         self.changes[identifier] = change
 
     def _check_place(self, identifier: bytes, change: Change, old: Change | None) -> None:

@@ -230,12 +230,27 @@ class Flows:
             if bad or len(members) < len(flow.jobs):
                 raise Violation(f"{flow.id!r} is done, and of its {len(flow.jobs)} jobs not {bad}")
             return
-        # One that was dead, and then moved to another queue or was replayed, may go on in a step that others hold.
-        goes_on = [job for job in members if book.state_of(job) in GOES_ON and job not in book.was_dead]
+        # One that was dead, and then moved to another queue or was replayed, may go on in a step that others hold; so
+        # may one that ran although another was dead, which was replayed and is held since then.
+        begun_before = self._begun_before_replays(flow)
+        goes_on = [
+            job
+            for job in members
+            if book.state_of(job) in GOES_ON and job not in book.was_dead and job not in begun_before
+        ]
         if goes_on:
             raise Violation(f"{flow.id!r} is {state}, and {goes_on} go on")
         if state == "dead" and not any(book.state_of(job) is State.DEAD for job in members):
             raise Violation(f"{flow.id!r} is dead, and no job of it is")
+
+    def _begun_before_replays(self, flow: Flow) -> set[bytes]:
+        """The jobs of steps that are after one of which a job was replayed."""
+        book, steps = self._book, flow.steps
+        after: set[str] = set()
+        for step in flow.workflow:  # each stands behind those that it is after
+            if any(name in after or not book.replayed.isdisjoint(book.batches[steps[name]]) for name in step.after):
+                after.add(step.name)
+        return {job for name in after for job in book.batches[steps[name]]}
 
     def check_ends(self) -> None:
         """At the end: each is there as a whole or not at all, and is over."""

@@ -214,7 +214,10 @@ class ProducerProcess(Process):
             gone = (
                 (*UNKEPT, "cancelled") if identifier in book.counted else ("cancelled", "purged")
             )  # batches keep that
-            if ended is None or ended.how not in gone:
+            before = book.before.get(identifier)
+            # One that came, was purged, and came again in one commit leaves no trace of that.
+            is_void = identifier in book.asked_again and book.asked_in.get(identifier) in book.purged
+            if not is_void and not any(life is not None and life.how in gone for life in (ended, before)):
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
         elif was_confirmed and identifier not in book.instead:
             if ended is None or (ended.how not in UNKEPT and not book.forgets):
