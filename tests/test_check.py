@@ -166,6 +166,7 @@ def test_nothing_is_wrong_with_topics(published: MemoryStore) -> None:
         ("topics", b"i", None, "not found by its id"),
         ("topics", b"ka.", None, "in a log that no kept topic has"),
         ("topics", b"o", rows.number8(5), "lies outside of its log"),
+        ("topics", b"r", rows.number8(500), "still to come"),
         ("topics", b"i", rows.number8(500), "is of no kept publication"),
         ("topics", b"ba.x\0nowhere", rows.pack(rows.BindingRow([], 0)), "which does not exist"),
         ("topics", b"ba..x\0all", rows.pack(rows.BindingRow([], 0)), "takes nothing"),

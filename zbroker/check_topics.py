@@ -40,6 +40,8 @@ def _kept(store: Store) -> Iterator[tuple[int, tuple[str, rows.KeptRow]]]:
 def _logs(store: Store, kept: Mapping[int, tuple[str, rows.KeptRow]]) -> Iterator[str]:
     """Each log holds what its row says, nothing else, and is looked at when its oldest may be too old."""
     following = int.from_bytes(store.get("topics", rows.TOPICS_OFFSET) or b"\1", "big")
+    if int.from_bytes(store.get("topics", rows.TOPICS_REMOVED) or b"", "big") >= following:
+        yield "the last topic that was forgotten took an offset that is still to come"
     publications = dict.fromkeys(kept, 0)
     sizes = dict.fromkeys(kept, 0)
     for key, value in store.scan("topics", rows.TOPICS_LOG, rows.beyond(rows.TOPICS_LOG)):

@@ -42,6 +42,7 @@ class Tailing:
         self._ready: deque[Publication] = deque()
         self._next = 0  # the offset behind the last one that was told
         self._until = 0  # kept publications are to be read from there up to here
+        self._known = 0  # what `forget_topic` removed at offsets before this one is told, or was gone when it began
         self._missed: int | None = 0  # before the next one
         self._is_kept = False
         self._saw_unkept = False
@@ -107,6 +108,8 @@ class Tailing:
             self._is_beginning = True
         else:
             self._next = self._until = offset
+        if is_first:
+            self._known = offset
         return begun
 
     @staticmethod
@@ -153,8 +156,10 @@ class Tailing:
             page = verb.decode(value)
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolFault(f"kept publications cannot be read: {type(error).__name__} {error}") from None
-        if page.forgotten and not is_first:  # what was forgotten before it began is no gap
+        is_removed = page.removed >= max(self._known, self._next)
+        if is_removed or (page.forgotten and not is_first):  # what was forgotten before it began is no gap
             self._missed = None
+        self._known = max(self._known, page.removed + 1)
         for told in page.publications:
             self._tell(told, is_read=True)
         self._next = self._until if page.next is None else page.next

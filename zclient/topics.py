@@ -212,11 +212,13 @@ def kept_topics() -> Verb[list[KeptTopic]]:
 
 
 class LogPage(NamedTuple):
-    """Kept publications, where the next page begins (None at the end), and whether some before were forgotten."""
+    """Kept publications, where the next page begins (None at the end), whether some before were forgotten, and the
+    offset that the last `forget` took (0: there was none): what it removed lay before it."""
 
     publications: list[Told]
     next: int | None
     forgotten: bool
+    removed: int
 
 
 def log_page(pattern: str, filters: list[Any], start: int, since_ms: int, until: int) -> Verb[LogPage]:
@@ -225,6 +227,6 @@ def log_page(pattern: str, filters: list[Any], start: int, since_ms: int, until:
 
     def decode(value: Any) -> LogPage:
         told = [Told(*row) for row in value["publications"]]
-        return LogPage(told, value["next"], bool(value["forgotten"]))
+        return LogPage(told, value["next"], bool(value["forgotten"]), int(value["removed"]))
 
     return Verb("ask", "publications", arguments, decode)

@@ -59,14 +59,24 @@ class Reader:
     def tail(self) -> m.Tail:
         return self._said(m.Tail)
 
+    def tail_anew(self) -> m.Tail:
+        """The TAIL that begins, of what was said since."""
+        self.said += self.peer.said()
+        found = next(message for message in self.said if isinstance(message, m.Tail) and message.pattern)
+        self.said.clear()
+        return found
+
     def answer(self, asked: m.Tail, offset: int, position: int = 0, octets: int = 0, kept: bool = True) -> None:
         value = {"offset": offset, "position": position, "octets": octets, "kept": kept}
         self.peer.hear(m.Answer(asked.number, value))
 
-    def page(self, *rows: m.Told, following: int | None = None, forgotten: bool = False) -> dict[str, Any]:
+    def page(
+        self, *rows: m.Told, following: int | None = None, forgotten: bool = False, removed: int = 0
+    ) -> dict[str, Any]:
         """Answer the question for what is kept; its arguments."""
         asked = self._said(m.Ask)
-        value = {"publications": [list(row) for row in rows], "next": following, "forgotten": forgotten}
+        publications = [list(row) for row in rows]
+        value = {"publications": publications, "next": following, "forgotten": forgotten, "removed": removed}
         self.peer.hear(m.Answer(asked.number, value))
         return asked.arguments
 
@@ -191,7 +201,7 @@ def test_what_was_asked_without_a_connection_does_not_hide_that_another_one_came
     reader.go()  # it would look whether all has arrived
     reader.peer.connect()
     assert reader.go() is None
-    fresh = next(message for message in reader.peer.said() if isinstance(message, m.Tail) and message.pattern)
+    fresh = reader.tail_anew()
     assert fresh.tail == asked.tail + 1
     reader.answer(fresh, offset=12)
     assert reader.go() is None
@@ -209,7 +219,7 @@ def test_a_connection_that_is_lost_before_the_first_answer() -> None:
     reader.answer(again, offset=5)
     reader.hear(again, 0, told(5, "live"))  # what is kept comes before it
     assert reader.go() is None
-    fresh = next(message for message in reader.peer.said() if isinstance(message, m.Tail) and message.pattern)
+    fresh = reader.tail_anew()
     reader.answer(fresh, offset=6)
     assert reader.go() is None
     assert reader.page(told(5))["start"] == 1
@@ -225,6 +235,36 @@ def test_what_was_forgotten_while_it_was_read_is_a_gap(first: bool, second: bool
     assert reader.go().missed == 0
     reader.go()
     reader.page(told(7), forgotten=second)
+    assert reader.go().missed == missed
+
+
+def test_what_was_removed_after_it_began_is_a_gap_and_told_once() -> None:
+    reader = Reader(since_ms=0)
+    reader.begin(offset=9)
+    reader.go()
+    reader.page(told(1), following=2, removed=8)
+    assert reader.go().missed == 0, "that was gone when it began"
+    reader.go()
+    reader.page(told(3), following=4, removed=20)
+    assert reader.go().missed is None
+    reader.go()
+    reader.page(told(5), removed=20)
+    assert reader.go().missed == 0
+
+
+@pytest.mark.parametrize(("last", "missed"), [(11, 0), (12, None), (13, None)])
+def test_what_was_removed_while_the_connection_was_gone_is_a_gap(last: int, missed: int | None) -> None:
+    reader = Reader()
+    asked = reader.begin(offset=10)
+    reader.hear(asked, 0, told(10), told(11))
+    assert [reader.go().offset, reader.go().offset] == [10, 11]
+    reader.go()
+    reader.peer.lose()
+    reader.peer.connect()
+    reader.go()
+    reader.answer(reader.tail_anew(), offset=20)
+    reader.go()
+    reader.page(told(15), removed=last)
     assert reader.go().missed == missed
 
 

@@ -185,6 +185,34 @@ def test_forgetting_a_topic_and_keeping_it_again_begins_anew() -> None:
     bench.check()
 
 
+def test_a_page_tells_where_something_was_removed_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
+    monkeypatch.setattr(broker_limits, "TURN_STEPS", 1)
+    bench = Bench()
+    producer = bench.producer()
+    keep(producer, "a")
+    keep(producer, "*")
+    for n in range(1, 5):
+        publish(producer, publication("a", str(n)))
+    number, order = producer.next_number(), producer.next_number()
+    bench.turn([(producer.route, m.Ask(number, "publications", {"pattern": "a"}))])  # it reads a slice
+    bench.turn([(producer.route, m.Order(order, order, "forget_topic", {"pattern": "a"}))])
+    bench.settle_down()
+    told = producer.value_of(number)
+    assert (told["removed"], len(told["publications"])) == (0, 2), "the next one tells what is gone meanwhile"
+    last = told["publications"][1][0]
+    following = producer.ask("publications", pattern="a", start=told["next"])
+    assert following["removed"] > last + 2 and following["forgotten"] is False
+    bench.crash()
+    producer = bench.producer("p2")
+    assert producer.ask("publications", pattern="a")["removed"] == following["removed"]
+    publish(producer, publication("a", "5"))
+    told = producer.ask("publications", pattern="a", start=following["removed"])
+    assert [row[3] for row in told["publications"]] == [b"5"]
+    assert told["publications"][0][0] > following["removed"]
+    bench.check()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -50,7 +50,6 @@ class Logs:
         self.kept: dict[str, KeptRow] = {}  # by pattern
         self.ever: dict[int, LogRow] = {}  # all that was kept, by offset
         self.left_ms: dict[int, float] = {}  # when a publication lay in no log any more
-        self.removed: set[int] = set()  # what lay in a log that is kept no longer
         self.gone: set[int] = set()  # offsets of what came and went in one write
         self.forgetting: set[str] = set()  # patterns that somebody wants forgotten
         self._book = book
@@ -116,7 +115,7 @@ class Logs:
             self._trim(number, offset, rules, {number for number, _ in passing})
         for pattern, row in rules.items():
             if pattern not in self.kept or self.kept[pattern].number != row.number:
-                self.removed.update(self._entries.pop(row.number))
+                self.left_ms.update(dict.fromkeys(self._entries.pop(row.number), self._book.world.now))
         for pattern, row in self.kept.items():
             log = self._entries[row.number]
             if (row.publications, row.size) != (len(log), sum(entry.size for entry in log.values())):

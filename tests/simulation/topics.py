@@ -115,7 +115,7 @@ class TailReader:
 
     def _between(self, offset: int) -> list[int]:
         """What was kept and is taken, between the one that was told last and this one; but for what was forgotten when
-        the first one was told, since a tail begins with what is there, and for what `forget_topic` removed."""
+        the first one was told, since a tail begins with what is there."""
         if not self._last:
             self._knows_ms = self._producer.world.now
             if not self._from_beginning:
@@ -127,7 +127,6 @@ class TailReader:
             for one, row in logs.ever.items()
             if self._last < one < offset and takes(pattern, filters, row.topic, row.options.get("headers", {}))
             if one in present or logs.left_ms.get(one, 0.0) > self._knows_ms
-            if one not in logs.removed
         ]
 
 

@@ -60,7 +60,7 @@ def keep(state: State, arguments: Mapping[str, Any]) -> Row:
 
 
 def forget(state: State, arguments: Mapping[str, Any]) -> Row:
-    """Keep it no longer: all that was kept is gone at once."""
+    """Keep it no longer: all that was kept is gone at once. It takes an offset, by which readers learn of it."""
     pattern = pattern_of(arguments)
     topics = state.topics
     kept = topics.kept_by_pattern.pop(pattern, None)
@@ -70,6 +70,8 @@ def forget(state: State, arguments: Mapping[str, Any]) -> Row:
     del topics.kept_by_number[number]
     topics.kept.remove(pattern, kept)
     topics.touched.pop(kept, None)
+    topics.removed = take_offset(state)
+    state.tick.rows["topics"][rows.TOPICS_REMOVED] = rows.number8(topics.removed)
     state.tick.rows["topics"][rows.TOPICS_KEPT + pattern.encode()] = None
     for prefix in (rows.log_prefix, rows.index_prefix):
         state.tick.ranges.append(("topics", prefix(number), prefix(number + 1)))
@@ -268,17 +270,19 @@ class _Wanted:
 
 def _tell(state: State, peer: Peer, number: int, wanted: _Wanted, start: int, until: int) -> Steps:
     """Slow work: the page, and where the next one begins; nil at the end. ``forgotten``: some that lay behind the start
-    were kept once, and are no longer."""
+    were kept once, and are no longer. ``removed``: the offset of the last `forget` before it; 0: there was none."""
     told: list[tuple[int, str, dict[str, Any], bytes, int, bytes]] = []
     route = peer.route
     firsts = {kept.row.number: kept.row.first for kept in overlapping(state, wanted.pattern)}
     is_forgotten = any(first > max(start, number) for number, first in firsts.items())
+    removed = state.topics.removed
     size = looked = 0
     cursor: int | None = start
     is_full = False
     while cursor is not None and not is_full:
         keeping = overlapping(state, wanted.pattern)
-        if any(kept.row.first > max(cursor, firsts.get(kept.row.number, kept.row.number)) for kept in keeping):
+        is_trimmed = any(kept.row.first > max(cursor, firsts.get(kept.row.number, kept.row.number)) for kept in keeping)
+        if is_trimmed or state.topics.removed != removed:
             break  # some that this page would have told were forgotten meanwhile: the next one says so
         slice_, cursor = read_slice(state, keeping, cursor, until)
         for offset, row in slice_:
@@ -294,15 +298,17 @@ def _tell(state: State, peer: Peer, number: int, wanted: _Wanted, start: int, un
         if peer.route is None or peer.route != route:
             return  # nobody waits for it
     state.tick.bytes_out += size
-    state.send(peer, Answer(number, {"publications": told, "next": cursor, "forgotten": is_forgotten}))
+    answer = {"publications": told, "next": cursor, "forgotten": is_forgotten, "removed": removed}
+    state.send(peer, Answer(number, answer))
 
 
 # ---- at a start
 
 
 def open_kept(state: State) -> None:
-    """The kept topics from their rows, and the next offset."""
+    """The kept topics from their rows, the next offset, and that of the last `forget`."""
     topics = state.topics
     topics.next_offset = int.from_bytes(state.view.get("topics", rows.TOPICS_OFFSET) or b"\1", "big")
+    topics.removed = int.from_bytes(state.view.get("topics", rows.TOPICS_REMOVED) or b"", "big")
     for key, value in state.view.scan("topics", rows.TOPICS_KEPT, rows.beyond(rows.TOPICS_KEPT)):
         _know(state, Kept(key[len(rows.TOPICS_KEPT) :].decode(), rows.KeptRow(*rows.unpack(value))))

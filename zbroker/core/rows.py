@@ -323,9 +323,10 @@ def history_key(tick: int, n: int) -> bytes:
 
 
 # ---- topics: b pattern 0 queue -> BindingRow; k pattern -> KeptRow; l number offset -> LogRow;
-# i number id -> offset; o -> the next offset
+# i number id -> offset; o -> the next offset; r -> the offset of the last forget_topic
 
 TOPICS_BINDING, TOPICS_KEPT, TOPICS_LOG, TOPICS_INDEX, TOPICS_OFFSET = b"b", b"k", b"l", b"i", b"o"
+TOPICS_REMOVED = b"r"
 
 TIMER_TOPIC = 6
 """The oldest of a kept topic may be too old."""

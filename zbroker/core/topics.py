@@ -72,6 +72,7 @@ class Topics:
         self.touched: dict[Kept, None] = {}  # whose rows this tick must write
         self.tails: Patterns[Tail] = Patterns()
         self.next_offset = 1  # of the next publication that is kept
+        self.removed = 0  # the offset that the last `forget_topic` took; 0: there was none
 
 
 def load_binding(state: "State", pattern: str, queue: str) -> rows.BindingRow | None:
