@@ -229,7 +229,8 @@ class Book:
         else:
             queue = header_of(old).queue
             if queue == header.queue:
-                if queue not in self.purged or identifier not in self.asked_again:
+                is_asked_again = identifier in self.asked_again or self._is_run(identifier)
+                if queue not in self.purged or not is_asked_again:
                     raise Violation(f"the record of {_text(identifier)} is written twice")
                 self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
             else:
@@ -244,6 +245,11 @@ class Book:
         """Whether it is the copy of what was published again, or in a queue whose bindings began in the past."""
         source = identifier.rpartition(b".")[0]
         return source in self.publications and self.may_return(source, header_of(record).queue)
+
+    def _is_run(self, identifier: bytes) -> bool:
+        """Whether it is one that somebody asks a schedule for; several of one millisecond have one id each that is
+        free."""
+        return identifier.partition(b"@")[0].decode() in self.schedules and identifier.endswith(b".run")
 
     def _came_by_itself(self, identifier: bytes, queue: str) -> None:
         """A job that nobody sent: the copy of a publication, an occurrence of a schedule, or what follows a batch."""
