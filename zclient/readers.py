@@ -136,7 +136,10 @@ class Reader:
 
     @property
     def is_due(self) -> bool:
-        """Whether it has something to say: that it wants more, that it has much of what came, or all."""
+        """Whether it has something to say: that it wants more, that it has much of what came, or all. After the end
+        it has not: were the job dead and replayed meanwhile, its next run would wait for this reader."""
+        if self.end.done:
+            return False
         if self._again:
             return True
         if self._size > STREAM_BYTES:

@@ -185,6 +185,20 @@ def test_the_end_that_is_none_is_raised_after_the_values(
     assert reader.take() is END
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_the_end_no_more_is_asked_for_although_values_are_still_here(reader: Reader, lost: bool) -> None:
+    reader.part(0, *range(1, WINDOW + 1))
+    reader.end("dead", cause={"reason": "attempts"})
+    said: list[m.Message] = []
+    if lost:
+        reader.peer.lose()
+        said = reader.peer.connect()
+    assert reader.takes(WINDOW) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert not [message for message in (*said, *reader.peer.said()) if isinstance(message, m.Read)]
+    with pytest.raises(JobFailed):
+        reader.take()
+
+
 def test_a_value_that_does_not_come_in_time_cancels_the_job(reader: Reader) -> None:
     procedure = reader.reading.next(reader.peer.session, reader.peer.now)
     wait = advance(procedure)

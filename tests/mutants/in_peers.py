@@ -166,6 +166,14 @@ MUTANTS = (
         by_seeds=True,
     ),
     Mutant(
+        "a reader asks for more after the end",
+        "a stream that was dead, and is replayed, waits for a reader that is through",
+        "zclient/readers.py",
+        "        if self.end.done:\n            return False\n",
+        "",
+        ("tests/client/test_streams.py::test_after_the_end_no_more_is_asked_for_although_values_are_still_here",),
+    ),
+    Mutant(
         "a lost value is not sent again",
         "a stream stands still after a connection was lost",
         "zworker/partials.py",

@@ -35,6 +35,7 @@ FOUND = {
     144: "a batch was refused, its second copy on the same connection stored, and its producer told of the first alone",
     5906: "a tail that was idle while its connection was gone passed over what was kept meanwhile, with nothing missed",
     20796: "a worker whose connection was full when a stream was cancelled did not hear of it, and waited for ever",
+    27337: "a slow reader asked for more of a stream that was dead, and its next run, after a replay, waited for ever",
 }
 """Seeds that find a bug that was there, and what it was. Each is among the mutants still."""
 
