@@ -133,6 +133,16 @@ def test_watchers_are_told_of_a_purge() -> None:
     assert ends == {identifier: ("cancelled", None, {"reason": "purged"}) for identifier in ("00000", "00599")}
 
 
+def test_who_asks_while_a_purge_is_swept_is_told_of_it_too() -> None:
+    bench, producer = filled(4000)
+    number = producer.next_number()
+    bench.turn([(producer.route, m.Order(number, number, "purge", {"queue": "q"}))])
+    bench.turn([(producer.route, m.Watch([b"03999", b"nobody"]))])
+    assert rows_of(bench)["jobs"], "its rows are still there"
+    ends = producer.ends()
+    assert ends == {"03999": ("cancelled", None, {"reason": "purged"}), "nobody": ("unknown", None, None)}
+
+
 @pytest.mark.parametrize("first", ["plain", "returned", "suspect", "large", "scheduled"])
 @pytest.mark.parametrize("again", ["q", "r"])
 @pytest.mark.parametrize("second", [{}, {"delay": 1000}, {"priority": 1}])

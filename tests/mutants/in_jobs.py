@@ -176,6 +176,14 @@ MUTANTS = (
         ("tests/core/test_cancel.py::test_a_wish_that_met_a_full_connection_is_told_with_the_next_renewal",),
     ),
     Mutant(
+        "purged and not known",
+        "who waits for a job that a purge took, and asks before its sweep comes by, is told that nobody knows it",
+        "zbroker/core/queries.py",
+        '    if state.view.get("jobs", identifier) is not None:  # void',
+        "    if False:  # void",
+        ("tests/core/test_queues.py::test_who_asks_while_a_purge_is_swept_is_told_of_it_too",),
+    ),
+    Mutant(
         "a purge takes leased jobs",
         "a job that runs is gone",
         "zbroker/core/works.py",

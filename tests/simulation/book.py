@@ -106,6 +106,12 @@ class Book:
         change = self.changes.get(identifier)
         return change.sequence if change is not None else sequence_of(self.records[identifier])
 
+    def is_void(self, identifier: bytes) -> bool:
+        """Whether a purge took it, whose sweep has not come to it yet."""
+        if self.state_of(identifier) is not State.READY:
+            return False
+        return self.sequence(identifier) < self.floors.get(header_of(self.records[identifier]).queue, 0)
+
     def _key(self, identifier: bytes) -> bytes:
         return place_of(header_of(self.records[identifier]))[1]
 
@@ -464,7 +470,7 @@ class Book:
             if self.state_of(identifier) is not State.READY or (change is not None and change.losses):
                 continue
             lane = (queue, *place_of(header_of(self.records[identifier])))
-            if self.sequence(identifier) < self.floors.get(queue, 0):
+            if self.is_void(identifier):
                 continue
             if self.sequence(identifier) < last.get(lane, 0):
                 raise Violation(f"{_text(identifier)} waits in the lane {lane}, and later ones are delivered")

@@ -215,8 +215,9 @@ class ProducerProcess(Process):
                 (*UNKEPT, "cancelled") if identifier in book.counted else ("cancelled", "purged")
             )  # batches keep that
             before = book.before.get(identifier)
-            # One that came, was purged, and came again in one commit leaves no trace of that.
-            is_void = identifier in book.asked_again and book.asked_in.get(identifier) in book.purged
+            # One that was purged is there until it is swept; came it again in one commit, it leaves no trace of that.
+            again = identifier in book.asked_again and book.asked_in.get(identifier) in book.purged
+            is_void = again or book.is_void(identifier)
             if not is_void and not any(life is not None and life.how in gone for life in (ended, before)):
                 raise Violation(f"{identifier!r} is told to be cancelled, and is {ended and ended.how}")
         elif was_confirmed and identifier not in book.instead:

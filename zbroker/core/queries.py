@@ -144,6 +144,8 @@ def end_of(state: State, identifier: bytes) -> tuple[bytes, str, bytes | None, d
         if found.state is JobState.DEAD and found.change is not None:
             return (identifier, JobState.DEAD, None, dead.cause_of(found.change))
         return None
+    if state.view.get("jobs", identifier) is not None:  # void: a purge that is still being swept took it
+        return (identifier, JobState.CANCELLED, None, {"reason": "purged"})
     ended = history.find(state, identifier)
     if ended is not None:
         return history.end_of(ended)
