@@ -50,6 +50,7 @@ class TailReader:
         self._from_beginning = since == 0
         self._knows_ms = 0.0  # what was forgotten by then is no hole
         self._last = 0  # the offset that was told last
+        self._missed: int | None = 0  # so many were told to be missing since then; None: nobody knows how many
         self._is_over = False
         self._leaves = random.choice((0.0, 0.0, 0.05))
         self._slow_ms = random.choice((0.0, 0.0, 300.0, 5_000.0))
@@ -96,8 +97,11 @@ class TailReader:
         self.has_told_last = self.has_told_last or told.id.encode().startswith(LAST)
         if told.id.encode() not in self._owner.published or not takes(pattern, filters, told.topic, told.headers):
             raise Violation(f"the tail of {pattern} tells {told}, which it does not take")
+        unsure = told.missed is None or self._missed is None
+        self._missed = missed = None if unsure else (told.missed or 0) + (self._missed or 0)
         if told.offset is None:
             return
+        self._missed = 0
         row = self._logs.ever.get(told.offset)
         is_gone = told.offset in self._logs.gone
         facts = told.id.encode(), told.topic, told.payload_bytes
@@ -105,10 +109,10 @@ class TailReader:
             raise Violation(f"the tail of {pattern} tells {told}, and {row} was kept")
         if told.offset <= self._last:
             raise Violation(f"the tail of {pattern} tells {told.offset} after {self._last}")
-        if told.missed is not None:
+        if missed is not None:
             holes = self._between(told.offset)
-            if len(holes) > told.missed:
-                raise Violation(f"the tail of {pattern} tells that {told.missed} are missing, and so are {holes}")
+            if len(holes) > missed:
+                raise Violation(f"the tail of {pattern} tells that {missed} are missing, and so are {holes}")
         else:
             self._knows_ms = self._producer.world.now
         self._last = told.offset
