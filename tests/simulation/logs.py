@@ -183,6 +183,8 @@ class Logs:
             return
         row, before = BindingRow(*rows.unpack(value)), self._bindings.get(binding)
         self._bindings[binding] = row
+        if before is not None and before.created_ms != row.created_ms:
+            self._owed.pop(binding, None)  # it was taken away and made again in one commit
         if row.backfill and (before is None or before.backfill != row.backfill):
             self._owed[binding] = {
                 kept.id: kept
