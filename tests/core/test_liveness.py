@@ -175,6 +175,21 @@ def test_a_large_loss_goes_in_slices_and_stops_when_the_worker_comes_back() -> N
     bench.check()
 
 
+def test_a_worker_gets_jobs_while_what_it_did_not_name_returns_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
+    monkeypatch.setattr(broker_limits, "TURN_STEPS", 1)
+    bench, worker, fence = holding("a", "b", "c", "d", "e")
+    worker.cut()
+    worker.route = bench.new_route(worker)
+    hello = m.Hello(1, worker.incarnation, "w", 5, ["q"], [m.Held(fence, [b"a"], [])], 0, {})
+    bench.turn([(worker.route, hello)])
+    for _ in range(3):
+        bench.check()
+        bench.turn()
+    assert [delivery.ids for delivery in worker.take(m.Deliver)] == [[b"b"], [b"c", b"d"], [b"e"]]
+    bench.check()
+
+
 def test_a_loss_that_has_not_begun_does_not_hit_the_worker_that_is_back() -> None:
     """Other slow work was ahead of it; meanwhile the worker said HELLO."""
     bench, worker, fence = holding("a")

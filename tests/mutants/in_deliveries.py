@@ -288,6 +288,14 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "no jobs while others return",
+        "a worker of whose jobs many return gets no others before the last of them is back",
+        "zbroker/core/leave.py",
+        "            state.credit_changed(peer)\n            yield None\n        elif kept is None",
+        "            yield None\n        elif kept is None",
+        ("tests/core/test_liveness.py::test_a_worker_gets_jobs_while_what_it_did_not_name_returns_in_slices",),
+    ),
+    Mutant(
         "a suspect among others",
         "a job that lost its worker takes its neighbours along",
         "zbroker/core/dispatch.py",

@@ -375,6 +375,7 @@ def lose_all(state: State, peer: Peer, deliveries: list[Delivery], kind: str) ->
     jobs = peer.unsettled
     for delivery, identifier in _in_steps(state, deliveries):
         if identifier is None:
+            state.credit_changed(peer)
             yield None
         elif peer.route is not None:
             return
@@ -389,6 +390,7 @@ def expire(state: State, delivery: Delivery, ids: list[bytes], kind: str) -> Ste
     for position, identifier in enumerate(ids, 1):
         expire_one(state, delivery, identifier, kind, alone=delivery.alone)
         if position % limits.STEP_ROWS == 0:
+            state.credit_changed(delivery.peer)
             yield None
     state.credit_changed(delivery.peer)
 
@@ -412,6 +414,7 @@ def give_back_all(state: State, peer: Peer, deliveries: list[Delivery], kept: se
     """
     for delivery, identifier in _in_steps(state, deliveries):
         if identifier is None:
+            state.credit_changed(peer)
             yield None
         elif kept is None and peer.route is not None:
             return
