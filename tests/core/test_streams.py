@@ -356,6 +356,21 @@ def test_a_dead_stream_in_another_queue_is_a_plain_job(bench: Bench) -> None:
     assert other.take(m.Cancel) == [] and not bench.core.state.streams
 
 
+def test_who_reads_a_stream_that_is_dead_in_another_queue_is_told_so(bench: Bench) -> None:
+    reader, worker = bench.producer(), bench.worker("w", "q")
+    reader.order("set", queue="q", options={"dead_to": "failed"})
+    reader.put("q", "a", stream=True)
+    worker.reject(worker.job()[1], "a", type="ValueError", text="broken")
+    reader.send(m.Read(b"a", 0, 0, 4, False), m.Watch([b"a"]))
+    cause = {"reason": "rejected", "error": {"text": "ValueError: broken"}, "attempts": 1, "moved_to": "failed"}
+    assert reader.ends() == {"a": ("dead", None, cause)}
+    assert reader.take(m.Failure) == [] and not bench.core.state.streams
+    other = bench.worker("other", "failed")
+    other.ack(other.job()[1], "a")
+    assert reader.ends() == {"a": ("done", None, None)}
+    bench.check()
+
+
 def test_show_why_and_stats_tell(bench: Bench) -> None:
     reader, worker, fence = begun(bench)
     yielded(worker, fence, 0, b"0")

@@ -321,6 +321,14 @@ MUTANTS = (
         ("tests/core/test_history.py::test_who_asks_a_moment_later_is_told_the_end_of_which_nothing_is_kept",),
     ),
     Mutant(
+        "a stream that moved is refused",
+        "who reads a stream that died and went to another queue is told that it is no stream",
+        "zbroker/core/streams.py",
+        "    if dead.is_moved(found.header):",
+        "    if False:",
+        ("tests/core/test_streams.py::test_who_reads_a_stream_that_is_dead_in_another_queue_is_told_so",),
+    ),
+    Mutant(
         "an order forgets who died in the future",
         "after the clock was set back a replay of a queue misses those that died before that",
         "zbroker/core/orders.py",

@@ -83,7 +83,6 @@ class Book:
         self.before: dict[bytes, Ended] = {}  # likewise, of jobs that were forgotten and sent again: their last life
         self.was_dead: set[bytes] = set()
         self.replayed: set[bytes] = set()
-        self.moved: set[bytes] = set()  # jobs that died and went to another queue
         self.floors: dict[str, int] = {}  # by queue: what waits below was purged, and is removed in slices
         self.purges = 0
         self.last_fence = 0
@@ -241,7 +240,6 @@ class Book:
                 self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
             else:
                 self.was_dead.add(identifier)
-                self.moved.add(identifier)
             del self.of_queue[queue][identifier]
             self.holder.pop(identifier, None)
         self.records[identifier] = record

@@ -13,7 +13,6 @@ from tests.simulation.book import Book
 from tests.simulation.world import Violation
 from zclient.errors import (
     BrokerUnreachable,
-    InvalidArgument,
     JobCancelled,
     JobFailed,
     Refused,
@@ -206,8 +205,6 @@ class StreamReader:
             wished = identifier in book.cancelling or bool(book.purged)
             if self._mix.is_calm and not wished:
                 self._fail(f"is told that nobody read it: {error}")
-        elif isinstance(error, InvalidArgument) and identifier in book.moved:
-            pass  # it died before it was read; in the queue that gets the dead it is no stream
         elif not isinstance(error, ResultTimeout | BrokerUnreachable | ResultExpired):
             self._fail(f"meets {type(error).__name__}: {error}")
 

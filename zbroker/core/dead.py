@@ -93,6 +93,18 @@ def is_moved(header: Header) -> bool:
     return "dead_queue" in header.options.get("headers", ())
 
 
+def cause_of_move(header: Header) -> dict[str, Any]:
+    """What FINISHED says of a job that died and was moved, as far as its headers tell it."""
+    headers = header.options["headers"]
+    error = headers.get("dead_error")
+    return {
+        "reason": headers.get("dead_reason", ""),
+        "error": {"text": error} if error else {},
+        "attempts": headers.get("dead_attempts", 0),
+        "moved_to": header.queue,
+    }
+
+
 def _anew(change: Change, sequence: int) -> Change:
     """A dead job as a ready one in a new place, with all its attempts before it."""
     return change._replace(

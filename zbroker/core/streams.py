@@ -7,7 +7,7 @@ reader has a time to come back, and a delivered job that has none is cancelled, 
 from heapq import heappop, heappush
 
 from zbroker import limits
-from zbroker.core import waiting
+from zbroker.core import dead, waiting
 from zbroker.core.entities import Delivery, Peer, Stream
 from zbroker.core.refusal import Refusal
 from zbroker.core.state import State, Steps
@@ -21,7 +21,8 @@ from zclient.protocol.messages import Flow, Part, Partial, Read
 def read(state: State, peer: Peer, message: Read) -> None:
     """What a reader has and may be sent, passed on to the worker that has the job; `Refusal` if it cannot read it.
 
-    Of a job that is over nothing is said: its end is told to who watches it.
+    Of a job that is over nothing is said: its end is told to who watches it. Of one that died and went to another
+    queue, where it goes on, that end is told here.
     """
     stream = state.streams.get(message.id)
     if stream is None or stream.peer is not peer:
@@ -42,6 +43,9 @@ def _begin(state: State, peer: Peer, identifier: bytes, stream: Stream | None) -
     """Have the peer read the stream; None if there is nothing to read."""
     found = state.find(identifier)
     if found is None or found.state is JobState.DEAD:
+        return None
+    if dead.is_moved(found.header):  # it died before it was read, and is no stream where it went
+        state.tick.end(peer.route, (identifier, JobState.DEAD, None, dead.cause_of_move(found.header)))
         return None
     if not found.header.options.get("stream"):
         raise _unreadable(identifier, "is no stream")
