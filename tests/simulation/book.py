@@ -234,7 +234,11 @@ class Book:
         else:
             queue = header_of(old).queue
             if queue == header.queue:
-                is_asked_again = identifier in self.asked_again or self._is_run(identifier)
+                is_asked_again = (
+                    identifier in self.asked_again
+                    or self._is_run(identifier)
+                    or self._is_copied_again(identifier, record)
+                )
                 if queue not in self.purged or not is_asked_again:
                     raise Violation(f"the record of {_text(identifier)} is written twice")
                 self.before[identifier] = Ended("purged", 0, None)  # void, and sent again before its sweep came by
