@@ -96,9 +96,10 @@ class Tailing:
         begun: float = yield Wait((), now)
         if tail.is_lost:
             return begun  # the connection was lost meanwhile
+        was_kept = self._is_kept
         offset, self._is_kept = self._told(value)
         if not is_first:
-            if not self._is_kept or self._saw_unkept:
+            if not (was_kept and self._is_kept) or self._saw_unkept:
                 self._missed = None
             self._until = offset
             if not self._is_kept:

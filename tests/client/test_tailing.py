@@ -226,6 +226,19 @@ def test_a_connection_that_is_lost_before_the_first_answer() -> None:
     assert reader.go().missed == 0
 
 
+def test_what_came_before_somebody_kept_it_may_be_missing() -> None:
+    reader = Reader()
+    reader.begin(offset=10, kept=False)
+    reader.go()
+    reader.peer.lose()
+    reader.peer.connect()
+    reader.go()
+    reader.answer(reader.tail_anew(), offset=12, kept=True)
+    reader.go()
+    reader.page(told(11))
+    assert reader.go().missed is None
+
+
 @pytest.mark.parametrize(("first", "second", "missed"), [(True, True, None), (False, True, None), (True, False, 0)])
 def test_what_was_forgotten_while_it_was_read_is_a_gap(first: bool, second: bool, missed: int | None) -> None:
     reader = Reader(since_ms=0)

@@ -208,6 +208,14 @@ MUTANTS = (
         ("tests/client/test_tailing.py::test_what_was_forgotten_while_it_was_read_is_a_gap",),
     ),
     Mutant(
+        "kept since a tail was away",
+        "what nobody kept while a tail was away is a hole that nothing tells, if it is kept now",
+        "zclient/tailing.py",
+        "if not (was_kept and self._is_kept)",
+        "if not self._is_kept",
+        ("tests/client/test_tailing.py::test_what_came_before_somebody_kept_it_may_be_missing",),
+    ),
+    Mutant(
         "removed while a tail was away",
         "what `forget_topic` removed before a tail read it is a hole that nothing tells",
         "zclient/tailing.py",
