@@ -40,9 +40,11 @@ class Table:
         self.section = section
         self.values: dict[str, dict[str, list[float]]] = {}  # run -> figure -> one value a round
         self.missing: dict[str, str] = {}  # run -> why it was not measured
+        self.failed: dict[str, list[str]] = {}  # run -> why it came to nothing, in each round in which it did
 
     def measure(self) -> None:
-        """One round: each run once. One that cannot be measured here is named, and not tried again."""
+        """One round: each run once. One that cannot be measured here is named, and not tried again; one that fails is
+        told as failed in this round, and costs nobody else's figures."""
         for run in self.section.runs:
             if run.name in self.missing:
                 continue
@@ -50,6 +52,9 @@ class Table:
                 figures = run.measure()
             except Missing as missing:
                 self.missing[run.name] = str(missing)
+                continue
+            except (RuntimeError, OSError) as error:
+                self.failed.setdefault(run.name, []).append(str(error) or type(error).__name__)
                 continue
             for name, value in figures.items():
                 self.values.setdefault(run.name, {}).setdefault(name, []).append(value)
@@ -82,13 +87,14 @@ class Table:
             if section.of_the_best:
                 times = f"{self.share(name):.2f}"
             else:
-                times = "" if name == first else f"{self.ratio(name):.2f}"
+                times = "" if name == first or first not in self.values else f"{self.ratio(name):.2f}"
             lines.append(f"| {name} | {times} | " + " | ".join(cells) + " |")
         lines += ["", *(f"Not measured: {name}: {why}." for name, why in self.missing.items())]
+        lines += [f"Failed in {len(whys)} rounds: {name}: {whys[-1]}." for name, whys in self.failed.items()]
         return lines
 
     def document(self) -> dict[str, object]:
-        return {"title": self.section.title, "values": self.values, "missing": self.missing}
+        return {"title": self.section.title, "values": self.values, "missing": self.missing, "failed": self.failed}
 
 
 def _cell(values: list[float]) -> str:

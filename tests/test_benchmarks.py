@@ -59,6 +59,23 @@ def test_what_is_missing_is_looked_for_once() -> None:
     assert len(looked) == 1
 
 
+def test_a_run_that_fails_is_told_and_costs_nobody_elses_figures() -> None:
+    values = iter([5.0, None, 7.0])
+
+    def theirs() -> Figures:
+        value = next(values)
+        if value is None:
+            raise RuntimeError("no task was run")
+        return {"per s": value}
+
+    runs = [Run("ours", lambda: {"per s": 12.0}), Run("theirs", theirs)]
+    (table,) = run([Section("key", "Title", "", "per s", False, runs)], 3, lambda text: None)
+    lines = table.lines()
+    assert "| theirs | 2.00 | 6.00 (5.00 to 7.00) |" in lines
+    assert lines[-1] == "Failed in 1 rounds: theirs: no task was run."
+    assert table.document()["failed"] == {"theirs": ["no task was run"]}
+
+
 def bench(*arguments: str, file: Path) -> tuple[str, dict[str, Any]]:
     """What a run prints, and its sections in the file that it writes."""
     command = [sys.executable, "-m", "benchmarks", *arguments, "--rounds", "1", "--json", str(file)]
