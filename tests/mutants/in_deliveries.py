@@ -183,8 +183,8 @@ MUTANTS = (
         "suspects without end",
         "the broker looks at the same suspects turn after turn, and never rests",
         "zbroker/core/dispatch.py",
-        "    if queue.suspects and (queue.passed is not None or len(queue.suspects) > suspects):",
-        "    if queue.suspects:",
+        "        queue.passed = looked_at[-1]\n    return None",
+        "        queue.passed = looked_at[-1]\n        state.hot[queue] = None\n    return None",
         ("tests/core/test_losses.py::test_suspects_that_their_key_holds_back_are_looked_at_once",),
     ),
     Mutant(
