@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.harness import Bench
+from tests.core.harness import Bench, Peer
 from tests.core.topics import (
     HOUR,
     MINUTE,
@@ -140,19 +140,30 @@ def test_what_is_too_much_is_forgotten_in_slices(monkeypatch: pytest.MonkeyPatch
     bench.check()
 
 
-def test_a_page_ends_where_something_was_forgotten_before_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a kept topic is read in many turns."""
     monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
     monkeypatch.setattr(broker_limits, "TURN_STEPS", 1)
+
+
+def page_while(bench: Bench, producer: Peer, asked: dict[str, Any], verb: str, **arguments: Any) -> Any:
+    """The page that is asked for so, if this order comes when the first slice of it is read."""
+    number, order = producer.next_number(), producer.next_number()
+    bench.turn([(producer.route, m.Ask(number, "publications", asked))])
+    bench.turn([(producer.route, m.Order(order, order, verb, arguments))])
+    bench.settle_down()
+    return producer.value_of(number)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_page_ends_where_something_was_forgotten_before_it_was_read() -> None:
     bench = Bench()
     producer = bench.producer()
     keep(producer, "a")
     for n in range(1, 9):
         publish(producer, publication("a", str(n)))
-    number, order = producer.next_number(), producer.next_number()
-    bench.turn([(producer.route, m.Ask(number, "publications", {"pattern": "a", "start": 1}))])  # it reads a slice
-    bench.turn([(producer.route, m.Order(order, order, "keep_topic", {"pattern": "a", "keep_bytes": 60}))])
-    bench.settle_down()
-    told = producer.value_of(number)
+    told = page_while(bench, producer, {"pattern": "a", "start": 1}, "keep_topic", pattern="a", keep_bytes=60)
     following = producer.ask("publications", pattern="a", start=told["next"])
     assert told["forgotten"] is False and len(told["publications"]) < 8
     assert following["forgotten"] is True and following["publications"][0][0] > told["next"]
@@ -185,20 +196,15 @@ def test_forgetting_a_topic_and_keeping_it_again_begins_anew() -> None:
     bench.check()
 
 
-def test_a_page_tells_where_something_was_removed_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_limits, "STEP_ROWS", 2)
-    monkeypatch.setattr(broker_limits, "TURN_STEPS", 1)
+@pytest.mark.usefixtures("small_slices")
+def test_a_page_tells_where_something_was_removed_last() -> None:
     bench = Bench()
     producer = bench.producer()
     keep(producer, "a")
     keep(producer, "*")
     for n in range(1, 5):
         publish(producer, publication("a", str(n)))
-    number, order = producer.next_number(), producer.next_number()
-    bench.turn([(producer.route, m.Ask(number, "publications", {"pattern": "a"}))])  # it reads a slice
-    bench.turn([(producer.route, m.Order(order, order, "forget_topic", {"pattern": "a"}))])
-    bench.settle_down()
-    told = producer.value_of(number)
+    told = page_while(bench, producer, {"pattern": "a"}, "forget_topic", pattern="a")
     assert (told["removed"], len(told["publications"])) == (0, 2), "the next one tells what is gone meanwhile"
     last = told["publications"][1][0]
     following = producer.ask("publications", pattern="a", start=told["next"])

@@ -136,14 +136,19 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs(system: System) -> None:
     assert job.status().attempts == 1
 
 
+def stand_still(system: System, broker: BrokerProcess) -> None:
+    """The broker is stopped for longer than heartbeats and leases bear, and still is."""
+    stopwatch = system.run("stopwatch", ms=2500)
+    broker.freeze()
+    stopwatch.expect("over")
+
+
 def test_a_broker_that_stood_still_punishes_nobody(system: System) -> None:
     broker = system.broker(lease="1s", **QUICK)
     client = system.client(broker.endpoint)
     worker = system.worker(broker.endpoint)
     job = wait_in(worker, client)
-    stopwatch = system.run("stopwatch", ms=2500)
-    broker.freeze()
-    stopwatch.expect("over")
+    stand_still(system, broker)
     broker.thaw()
     broker.told.expect("stalled")
     let_pass(client, 1)
@@ -158,9 +163,7 @@ def test_a_broker_that_stood_still_beyond_the_heartbeats_waits_for_its_workers(s
     proxy = system.proxy(broker.endpoint)
     worker = system.worker(proxy.endpoint)
     job = wait_in(worker, client)
-    stopwatch = system.run("stopwatch", ms=2500)
-    broker.freeze()
-    stopwatch.expect("over")
+    stand_still(system, broker)
     proxy.go_dark()
     proxy.cut()  # both ends gave up, and the worker is not back yet when the broker goes on
     broker.thaw()
