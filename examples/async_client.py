@@ -7,14 +7,11 @@ ZBROKER_ENDPOINT names another broker than the one on this machine's port 5555, 
 """
 
 import asyncio
-import os
 
 from zclient import AsyncClient, JobFailed
 from zworker import Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT, concurrency=50)
+worker = Worker(concurrency=50)
 
 
 @worker.task("square")
@@ -25,7 +22,7 @@ async def square(number: int) -> int:
 
 
 async def main() -> None:
-    async with AsyncClient(ENDPOINT) as client:
+    async with AsyncClient() as client:
         jobs = await client.send_many("square", [[number] for number in range(100)])
         results = await asyncio.gather(*(job.result(timeout=30) for job in jobs))
         print("sum of squares:", sum(results))

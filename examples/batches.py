@@ -4,18 +4,14 @@ zbroker start                       in one terminal
 python batches.py                   in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, step
 from zworker import Job, Reject, Worker
-
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 
 FOLDERS: dict[str, list[str]] = {"photos": ["a.jpg", "b.jpg", "2031"], "2031": ["c.jpg", "d.png"]}
 
 PICTURES = {"jpg"}
 
-worker = Worker(ENDPOINT, concurrency=4)
+worker = Worker(concurrency=4)
 
 
 @worker.task("import-folder")
@@ -35,13 +31,13 @@ def import_file(name: str) -> str:
 @worker.task("tell")
 def tell(what: str, job: Job) -> str:
     """A callback: it finds its batch in its headers."""
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         status = client.batch(id=str(job.headers["batch"])).status()
     return f"{what}: {status.name} has {status.done} done, {status.dead} dead of {status.total}"
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         callbacks = {kind: step("tell", kind) for kind in ("on_done", "on_settled", "on_death")}
         with client.batch("pictures", keep_results=True, **callbacks) as batch:
             batch.send("import-folder", "photos")

@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python calls.py                     in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, JobFailed, ResultTimeout
 from zworker import Job, Reject, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT, concurrency=4)
+worker = Worker(concurrency=4)
 
 
 @worker.task("convert")
@@ -57,7 +53,7 @@ def put(client: Client) -> int:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         call(client)
         before = put(client)
         print(client.call("order", {"number": 17}, timeout=30))

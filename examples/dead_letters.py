@@ -4,16 +4,13 @@ zbroker start                       in one terminal
 python dead_letters.py              in another one; it brings its own worker
 """
 
-import os
 import threading
 import time
 
 from zclient import Client, JobFailed
 from zworker import Job, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 mail_server_is_up = threading.Event()
 
 
@@ -39,7 +36,7 @@ def by_hand(order: int, job: Job) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         addresses = [f"reader{n}@example.org" for n in range(20)]
         jobs = client.send_many("mail", [*addresses, "nobody"])
         for job in jobs:

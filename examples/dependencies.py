@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python dependencies.py              in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, JobCancelled
 from zworker import Job, Reject, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 
 
 @worker.task("count-words")
@@ -29,7 +25,7 @@ def total(job: Job) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         # A job after others is blocked until all of them are done. They need not be sent together.
         pages = client.send_many("count-words", ["once upon a time", "there was", "a queue"])
         sums = client.send("sum-up", "words", after=pages)

@@ -5,15 +5,12 @@ python expiry.py                    in another one; it brings its own worker
 """
 
 import asyncio
-import os
 import time
 
 from zclient import Client, JobFailed, JobHandle
 from zworker import Job, Snooze, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 opens_at = time.monotonic() + 1
 
 
@@ -51,7 +48,7 @@ def outcome(job: JobHandle) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         # What nobody began in its time is dead. The job has the last word: 0 is no limit.
         client.set_queue("quote", ttl="200ms")
         late, patient = client.send("quote", "TEA"), client.send("quote", "COFFEE", ttl=0)

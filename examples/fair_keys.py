@@ -6,15 +6,12 @@
 A job's `key` says whose it is. Among keys of one priority the broker serves one job of each in turn.
 """
 
-import os
 from collections.abc import Callable
 
 from zclient import Client
 from zworker import Job, Retry, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT, concurrency=1)  # one at a time, so that the order is seen
+worker = Worker(concurrency=1)  # one at a time, so that the order is seen
 ran: list[str] = []
 
 
@@ -43,7 +40,7 @@ def run(client: Client, queue: str, send: Callable[[], None]) -> list[str]:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
 
         def tenants() -> None:
             client.send_many("reports", ["large"] * 1000, key="large")

@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python following.py                 in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, JobCancelled, NotFound
 from zworker import Job, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT, concurrency=2)
+worker = Worker(concurrency=2)
 
 
 @worker.task("scan")
@@ -66,7 +62,7 @@ def forget(client: Client) -> None:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         follow(client)
         cancel(client)
         print("listed:", [job.state for job in client.jobs("scan", state="cancelled")])

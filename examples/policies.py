@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python policies.py                  in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, QueueClosed, QueueFull
 from zworker import Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 
 
 @worker.task("print")
@@ -25,7 +21,7 @@ def why(client: Client, job_id: str) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         policy = client.set_queue("print", lease="1m", rate="10/1m", max_jobs=3)
         for option in ("lease", "rate", "max_attempts"):
             print(f"{option} = {policy[option].value} ({policy[option].source})")

@@ -6,14 +6,10 @@
 How often and when a job is tried again is the queue's policy; a task may say more about it, a job has the last word.
 """
 
-import os
-
 from zclient import Client, JobFailed
 from zworker import Job, Reject, Retry, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 prices = {"tea": 3}
 
 
@@ -47,7 +43,7 @@ def sync(account: str, job: Job) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         print(client.send("fetch", {"url": "https://example.org"}).result(timeout=30))
 
         print(client.send("sync", "ada").result(timeout=30))

@@ -4,11 +4,9 @@ Start a broker (`zbroker start`) first, then run this file.
 """
 
 import asyncio
-import os
 
 from zclient import AsyncClient, Client, DuplicateId
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 QUEUE = "example-sending"
 
 
@@ -38,13 +36,13 @@ def many_at_once(client: Client) -> None:
 
 
 async def from_many_tasks() -> None:
-    async with AsyncClient(ENDPOINT) as client:
+    async with AsyncClient() as client:
         jobs = await asyncio.gather(*(client.send(QUEUE, reading) for reading in readings()))
         print("from many tasks:", len(jobs), "confirmed")
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         one_by_one(client)
         without_waiting(client)
         many_at_once(client)

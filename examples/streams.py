@@ -5,15 +5,12 @@ python streams.py                   in another one; it brings its own worker
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 
 from zclient import AsyncClient, Client, JobCancelled, JobFailed, StreamRestarted
 from zworker import Job, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT, concurrency=4)
+worker = Worker(concurrency=4)
 
 
 @worker.task("squares")
@@ -64,12 +61,12 @@ def read_report(client: Client) -> list[str]:
 
 
 async def read_words() -> None:
-    async with AsyncClient(ENDPOINT) as client:
+    async with AsyncClient() as client:
         print("words:", [word async for word in client.stream("words", "one after the other", timeout=10)])
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         print("squares:", list(client.stream("squares", 6)))
         asyncio.run(read_words())
         print("report:", read_report(client))

@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python topics.py                    in another
 """
 
-import os
-
 from zclient import Client
 from zworker import Job, Worker
 
-BROKER = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(BROKER)
+worker = Worker()
 seen: dict[str, list[str]] = {"mail": [], "big": []}
 
 
@@ -35,7 +31,7 @@ def publish(client: Client, topic: str, order: int, amount: int) -> None:
 
 
 def main() -> None:
-    with Client(BROKER) as client:
+    with Client() as client:
         # Who wants what: one word, any number of words, and headers.
         client.bind("orders.*.created", "topics-mail")
         client.bind("orders.#", "topics-big", filters=["amount>=100"])

@@ -4,14 +4,10 @@ zbroker start                       in one terminal
 python unique.py                    in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, DuplicateId, JobCancelled
 from zworker import Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
-worker = Worker(ENDPOINT)
+worker = Worker()
 
 
 @worker.task("invoice")
@@ -22,7 +18,7 @@ def handle(what: str) -> str:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         # `existing`, unless told: the second job is not stored, and its sender gets the handle of the first.
         first = client.send("invoice", "order 17", unique="order-17")
         second = client.send("invoice", "order 17", unique="order-17")

@@ -4,16 +4,12 @@ zbroker start                       in one terminal
 python workflow.py                  in another one; it brings its own worker
 """
 
-import os
-
 from zclient import Client, JobFailed, Workflow, chain, chord, group, step
 from zworker import Job, Reject, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
 PAGES = {"/": "welcome to the queue", "/about": "a queue with no server beside it", "/news": "nothing new"}
 
-worker = Worker(ENDPOINT, concurrency=4)
+worker = Worker(concurrency=4)
 
 
 @worker.task("download")
@@ -76,7 +72,7 @@ def retry(client: Client) -> None:
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client, worker:
+    with Client() as client, worker:
         named_steps(client)
         pieces(client)
         retry(client)

@@ -3,15 +3,12 @@
 python send.py [FOLDER ...]        folders with installed packages; those of this Python if none is named
 """
 
-import os
 import sys
 import sysconfig
 from pathlib import Path
 from uuid import uuid4
 
 from zclient import Client, ResultTimeout, Workflow
-
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 
 
 def audit(folders: list[str]) -> Workflow:
@@ -31,7 +28,7 @@ def audit(folders: list[str]) -> Workflow:
 
 def main() -> None:
     flow = audit(sys.argv[1:] or [sysconfig.get_path("purelib")])
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         run = client.send_workflow(flow)
         print(f"sent: {run.id}, {len(run['extract'].jobs())} packages", flush=True)
         while True:

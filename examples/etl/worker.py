@@ -23,7 +23,7 @@ from zworker import Job, Reject, Worker
 
 AUDIT = Path(os.environ.get("AUDIT", "audit.sqlite"))
 
-worker = Worker(os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555"), concurrency=2)
+worker = Worker(concurrency=2)
 
 
 @worker.task("audit-extract", timeout="5m")

@@ -1,15 +1,12 @@
 """Sends bookings to the worker beside this file, each under an id of its own, some of them twice."""
 
-import os
 from uuid import uuid4
 
 from zclient import Client, OutcomeUnknown
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
-
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         # An id is made first, and best kept where it survives this program: then sending it again is always safe.
         jobs = [(uuid4().hex, {"account": "ada", "amount": amount}) for amount in range(1, 101)]
         for identifier, booking in jobs:

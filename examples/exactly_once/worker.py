@@ -17,7 +17,7 @@ from zworker import Job, Worker
 
 BANK = os.environ.get("BANK", "bank.sqlite")
 
-worker = Worker(os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555"), concurrency=4)
+worker = Worker(concurrency=4)
 local = threading.local()  # a connection of SQLite belongs to the thread that opened it
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from zclient import Client
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 FOLDER = Path(os.environ.get("FAN_OUT", "."))
 LARGE = 100_000
 LEFT_OUT = {"__pycache__", "site-packages", "test", "tests", "idle_test"}
@@ -41,7 +40,7 @@ def made(group: str, figures: str) -> tuple:
 
 def main() -> None:
     root = Path(sys.argv[1] if sys.argv[1:] else sysconfig.get_path("stdlib"))
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         # One group takes what is Python, the other one what is large: whatever it is, wherever it lies.
         client.bind("#.py", "files-index")
         client.bind("#", "files-watch", filters=[f"size>={LARGE}"])

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from zworker import Job, Worker
 
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 FOLDER = Path(os.environ.get("FAN_OUT", "."))
 
-index = Worker(ENDPOINT, name="index", concurrency=2)
-watch = Worker(ENDPOINT, name="watch", concurrency=1)
+index = Worker(name="index", concurrency=2)
+watch = Worker(name="watch", concurrency=1)
 
 
 def connect(group: str, columns: str) -> sqlite3.Connection:

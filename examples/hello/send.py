@@ -1,14 +1,10 @@
 """Sends jobs to the worker beside this file, and waits for what they return."""
 
-import os
-
 from zclient import Client
-
-ENDPOINT = os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555")
 
 
 def main() -> None:
-    with Client(ENDPOINT) as client:
+    with Client() as client:
         job = client.send("greet", {"name": "Ada"})  # returns when the broker has the job on disk
         print("sent", job.id)
         print(job.result(timeout=30))

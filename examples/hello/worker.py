@@ -8,11 +8,10 @@ Stop it with Ctrl-C: what it runs may end, and nothing new begins.
 """
 
 import asyncio
-import os
 
 from zworker import Job, Worker
 
-worker = Worker(os.environ.get("ZBROKER_ENDPOINT", "tcp://127.0.0.1:5555"), concurrency=4)
+worker = Worker(concurrency=4)
 
 
 @worker.task("greet")
