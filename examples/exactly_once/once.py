@@ -6,6 +6,7 @@ began and, once the effect is there, its result. It never talks to the broker.
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,17 +23,33 @@ CREATE TABLE IF NOT EXISTS effects (
 """
 
 
+BUSY_S = 30.0  # how long to wait for another's transaction
+
+
 class Superseded(Exception):
     """A newer delivery of this job has begun: this run is too late, and may write nothing any more."""
 
 
 def connect(path: str) -> sqlite3.Connection:
     """A connection whose commits are on disk when they return: the broker is told "done" only after that."""
-    database = sqlite3.connect(path, timeout=30, isolation_level=None)  # seconds; transactions are begun below
-    database.execute("PRAGMA journal_mode = WAL")
+    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)  # transactions are begun below
+    _write_ahead(database)
     database.execute("PRAGMA synchronous = FULL")
     database.execute(SCHEMA)
     return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Have one sync a commit. Here SQLite waits for nobody: of several that open a new file at once, one is let in."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ import itertools
 import re
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "exactly_once"
 PAGE = (ROOT / "docs" / "exactly-once.md").read_text(encoding="utf-8")
+
+OPENERS = 8
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,20 @@ def test_an_error_that_rolled_back_is_the_one_that_is_raised(once: Any, tmp_path
         database.execute("INSERT INTO accounts VALUES ('ada')")
         with pytest.raises(sqlite3.IntegrityError, match=r"accounts\.name"), once.transaction(database):
             database.execute("INSERT OR ROLLBACK INTO accounts VALUES ('ada')")
+
+
+def test_many_may_open_a_new_database_at_once(once: Any, tmp_path: Path) -> None:
+    """The switch to a write-ahead log fails at once where another one is at it: SQLite's timeout is not for it."""
+
+    def open_it(path: str) -> str:
+        together.wait()
+        with closing(once.connect(path)) as database:
+            return str(database.execute("PRAGMA journal_mode").fetchone()[0])
+
+    together = threading.Barrier(OPENERS)
+    with ThreadPoolExecutor(OPENERS) as threads:
+        for number in range(50):
+            assert set(threads.map(open_it, [str(tmp_path / f"{number}.sqlite")] * OPENERS)) == {"wal"}
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations((1, 1, 2, 2, 3, 3)))), ids=str)
