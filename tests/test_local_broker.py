@@ -190,19 +190,27 @@ def test_a_payload_that_nobody_could_read_is_refused() -> None:
 def test_a_worker_never_waits_for_its_thread_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal that comes just before an endless wait runs no handler, so SIGTERM could be lost."""
     joins: list[float | None] = []
+    joined = threading.Event()
     join = threading.Thread.join
 
     def noted(thread: threading.Thread, timeout: float | None = None) -> None:
         if thread.name == "zworker":
             joins.append(timeout)
+            joined.set()
         join(thread, timeout)
 
     worker = Worker()
-    worker.task("q")(lambda payload: None)
+    started = threading.Event()
+
+    @worker.task("q")
+    def hold(payload: int) -> bool:
+        started.set()
+        return joined.wait(10)  # an idle worker may have ended before anybody waits for it
+
     monkeypatch.setattr(threading.Thread, "join", noted)
     with LocalBroker() as broker, broker.running(worker):
         broker.client().send("q", 1)
-        broker.wait_idle()
+        assert started.wait(10)
     assert joins and None not in joins
 
 

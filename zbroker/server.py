@@ -31,6 +31,13 @@ QUIET_MS, LAST_READ_MS = 20, 200
 DISK_CHECK_MS = 1000
 """How often free space is looked at."""
 
+LOOKS = 5
+"""Messages of a turn before which the loop looks whether there is one: to learn it by an error costs ten such looks."""
+
+# As plain numbers: an operation on pyzmq's own, which are flags of an enum, costs as much as the call that it is for.
+_DONTWAIT = int(zmq.DONTWAIT)
+_DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
+
 
 class Server:
     """A broker on its sockets. `serve` runs until `stop` was called and the drain is over."""
@@ -69,6 +76,7 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        self._look = [(self._socket, int(zmq.POLLIN))]
         self._stop_at: int | None = None  # monotonic ms: when a drain ends
         self._stopping = False
         self._next_disk_check = 0
@@ -166,11 +174,17 @@ class Server:
 
     def _receive(self, until: float) -> bool:
         """Take what has arrived, up to the turn's budget and time (`time.perf_counter`); whether that was all."""
-        receive, handle = self._socket.recv_multipart, self._engine.receive
+        receive, handle = self._socket.recv, self._engine.receive
         budget = limits.TURN_BYTES
         try:
-            for _ in range(limits.TURN_MESSAGES):
-                route, *frames = receive(zmq.NOBLOCK)
+            for taken in range(limits.TURN_MESSAGES):
+                if taken < LOOKS and not zmq.zmq_poll(self._look, 0):
+                    return True
+                route, frame = receive(_DONTWAIT), receive(_DONTWAIT, copy=False)
+                frames = [frame.bytes]
+                while frame.more:
+                    frame = receive(_DONTWAIT, copy=False)
+                    frames.append(frame.bytes)
                 handle(route, frames)
                 budget -= sum(map(len, frames))
                 if budget <= self._core.bytes_out or time.perf_counter() > until:
@@ -181,14 +195,18 @@ class Server:
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         """Send without ever waiting for a peer. A delivery that cannot leave is taken back in the next tick."""
-        send, core, in_flight = self._socket.send_multipart, self._core, self._in_flight
+        send, core, in_flight = self._socket.send, self._core, self._in_flight
         for route, frames, fence in outgoing:
             try:
                 if len(frames) == 1 and len(frames[0]) < COPY_BELOW_BYTES:
-                    send([route, frames[0]], zmq.DONTWAIT)
+                    send(route, _DONTWAIT_MORE)
+                    send(frames[0], _DONTWAIT)
                     continue
                 if not in_flight.is_full(route):
-                    sent = send([route, *frames], zmq.DONTWAIT, copy=False, track=True)
+                    send(route, _DONTWAIT_MORE)
+                    for frame in frames[:-1]:
+                        send(frame, _DONTWAIT_MORE, copy=False)
+                    sent = send(frames[-1], _DONTWAIT, copy=False, track=True)
                     in_flight.add(route, sent, sum(map(len, frames)))
                     continue
                 core.congested(route)

@@ -45,6 +45,14 @@ RECEIVE_BUDGET = 500
 """Messages taken in one turn, so that what falls due is done between them."""
 
 
+SEND_AT_ONCE = 200
+"""Messages asked of the session at once."""
+
+# As plain numbers: an operation on pyzmq's own, which are flags of an enum, costs as much as the call that it is for.
+_EVENTS, _POLLIN, _POLLIN_OR_OUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLIN | zmq.POLLOUT)
+_DONTWAIT = int(zmq.DONTWAIT)
+
+
 class Transport(Protocol):
     """What carries a session's frames. ``turn`` and ``close`` need outside locking; ``wait`` and ``wake`` need none."""
 
@@ -97,6 +105,9 @@ class Link:
         self._rotate_ms: float | None = None
         self._ready = True
         self._blocked = False
+        self._armed = False  # the socket was not touched since it said that there is nothing
+        self._happened = True  # the monitor may have something to tell
+        self._waits = False
         self._closed = False
         self._pid = os.getpid()
         self._context = zmq.Context()
@@ -141,12 +152,15 @@ class Link:
     def wait(self, timeout_ms: float) -> None:
         """Wait for the socket, its monitor or `wake`; at most a tick, since overdue things are looked for then."""
         timeout_ms = 0 if self.ready else min(max(timeout_ms, 0), TICK_MS, self._until_rotation())
+        self._waits = True
         # The millisecond more keeps a caller's deadline from being met by a row of empty waits just before it.
-        came = self._poller.poll(int(timeout_ms) + 1 if timeout_ms else 0)
-        # Only who waits takes the wake-up: a turn of another thread would take it from under the poll.
-        if any(descriptor == self._wake_fileno for descriptor, _ in came):
-            self._wake_read.recv(4096)
-            self._woken = False
+        for descriptor, _ in self._poller.poll(int(timeout_ms) + 1 if timeout_ms else 0):
+            # Only who waits takes the wake-up: a turn of another thread would take it from under the poll.
+            if descriptor == self._wake_fileno:
+                self._wake_read.recv(4096)
+                self._woken = False
+            elif descriptor == self._monitor_fileno:
+                self._happened = True
 
     def wake(self) -> None:
         """End a `wait`; for other threads. One that is about to end for an earlier call ends for this one too: a system
@@ -162,7 +176,9 @@ class Link:
         session = self._session
         received: list[m.Message] = []
         drained = self._receive(received)
-        if drained and (events := self._events()):
+        # Each look at a socket costs as much as a message: at the monitor only when its descriptor said so, at the
+        # socket, at the end, only after something was sent.
+        if drained and (self._happened or not self._waits) and (events := self._events()):
             # What an old connection left must be taken before the session hears of a new one.
             drained = self._receive(received)
             for event in events:
@@ -175,8 +191,8 @@ class Link:
         if not (session.hello_due and received):
             self._blocked = not self._send(now)
         # Looking at EVENTS last is what arms the descriptor again.
-        wanted = zmq.POLLIN | zmq.POLLOUT if self._blocked else zmq.POLLIN
-        self._ready = _readable(self._socket, wanted) or not drained
+        wanted = _POLLIN_OR_OUT if self._blocked else _POLLIN
+        self._ready = not drained or (not self._armed and _readable(self._socket, wanted))
         return received
 
     def close(self) -> None:
@@ -208,6 +224,9 @@ class Link:
         dealer.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._filenos = (dealer.FD, self._monitor.FD)
+        self._monitor_fileno = self._filenos[1]
+        self._armed = False
+        self._happened = True
         poller = zmq.Poller()
         for descriptor in (*self._filenos, self._wake_fileno):
             poller.register(descriptor, zmq.POLLIN)
@@ -241,6 +260,7 @@ class Link:
     def _events(self) -> list[int]:
         """What happened to the connection since the last look."""
         events: list[int] = []
+        self._happened = False
         while _readable(self._monitor):
             # The first two bytes are the event. pyzmq's parser of it would load asyncio, half of our time to import.
             frames = self._monitor.recv_multipart(zmq.DONTWAIT)
@@ -263,25 +283,30 @@ class Link:
         dealer, session, now = self._socket, self._session, self.now()
         for _ in range(RECEIVE_BUDGET):
             if not _readable(dealer):
+                self._armed = True
                 return True
-            received += session.receive(dealer.recv_multipart(zmq.DONTWAIT), now)
+            received += session.receive(_frames(dealer), now)
         return False
 
     def _send(self, now: float) -> bool:
         """Send what the session wants sent; whether all of it left."""
         session = self._session
-        while messages := session.outgoing(now):
+        while True:
+            messages = session.outgoing(now, SEND_AT_ONCE)
+            if messages:
+                self._armed = False
             for position, frames in enumerate(messages):
                 try:
                     if len(frames) == 1:
                         frame = frames[0]
-                        self._socket.send(frame, zmq.DONTWAIT, copy=len(frame) < limits.LARGE_BYTES)
+                        self._socket.send(frame, _DONTWAIT, copy=len(frame) < limits.LARGE_BYTES)
                     else:
                         self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
                 except zmq.Again:
                     session.unsent(len(messages) - position)
                     return False
-        return True
+            if len(messages) < SEND_AT_ONCE:
+                return True
 
     def _shut(self, linger_ms: int) -> None:
         self._socket.disable_monitor()
@@ -295,9 +320,20 @@ class Link:
         self._wake_write.close()
 
 
-def _readable(socket: zmq.Socket[bytes], wanted: int = zmq.POLLIN) -> bool:
+def _readable(socket: zmq.Socket[bytes], wanted: int = _POLLIN) -> bool:
     """Whether the socket has one of these events now. Looking also arms its descriptor again."""
-    return bool(int(socket.get(zmq.EVENTS)) & wanted)
+    events: int = socket.get(_EVENTS)  # type: ignore[assignment]
+    return events & wanted != 0
+
+
+def _frames(socket: zmq.Socket[bytes]) -> list[bytes]:
+    """A message that is there. A frame knows whether there is another one; `recv_multipart` looks that up, for more."""
+    frame = socket.recv(_DONTWAIT, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(_DONTWAIT, copy=False)
+        frames.append(frame.bytes)
+    return frames
 
 
 def check_endpoints(endpoints: str | Sequence[str]) -> tuple[str, ...]:

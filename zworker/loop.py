@@ -160,7 +160,8 @@ class Loop:
             job.is_settled = True
             if job.unsettled:
                 self._session.settled.append((job, int(outcome), value))
-                _log_failure(job, outcome, value)
+                if outcome != Outcome.ACK:
+                    _log_failure(job, outcome, value)
 
     def _tell_capacity(self) -> None:
         """A slot whose jobs are all settled or lost, but whose handler goes on, is not there for the broker."""

@@ -18,6 +18,9 @@ from zworker.job import Job
 from zworker.outcomes import Cancelled, Settled, failed, reason_map, rejected
 from zworker.task import Task
 
+_VALUES = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
+"""Types that are results and nothing else: most are of these, and the others are asked what they are."""
+
 
 class Run:
     """A task at work on a job, or on a batch of them; it takes one slot of the worker until it ends.
@@ -41,12 +44,13 @@ def run_plain(run: Run, max_result_bytes: int) -> list[Settled]:
     try:
         args, kwargs = _call(run)
         result = run.task.function(*args, **kwargs)
-        if inspect.isgenerator(result) and run.task.binding is not None:
+        is_value = type(result) in _VALUES
+        if not is_value and inspect.isgenerator(result) and run.task.binding is not None:
             result = run_generator(run.jobs[0], result, max_result_bytes)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt included: a handler cannot end the worker, least of all without a word.
         return _failure(run, error)
-    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+    if not is_value and (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
         return _not_a_result(run, result)
     return _success(run, result, max_result_bytes)
 
