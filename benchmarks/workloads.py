@@ -14,8 +14,8 @@ from zclient import AsyncClient, Client, chord, group, step
 from zclient.cli import measuring
 from zworker import Consumer, Job, Worker
 
-CREDIT = 1000
-"""Jobs that the consumer holds at once: ten batches of 100."""
+CREDIT = 4000
+"""Jobs that the consumer holds at once."""
 
 BATCH = 100
 

@@ -37,6 +37,7 @@ class Commit:
         self._completed: list[Tick] = []
         self.refusals = 0
         self.took_ms = 0.0
+        self.synced_ms = 0.0  # the syncs alone
 
     def submit(self, tick: Tick) -> None:
         """Commit a tick. Raises `StoreFailed`, or `StoreFull` after `GIVE_UP_SECONDS`: the process must end."""
@@ -44,7 +45,9 @@ class Commit:
             started = time.perf_counter()
             self._write(tick)
             if self._sync:
+                written = time.perf_counter()
                 self._store.sync()
+                self.synced_ms += (time.perf_counter() - written) * 1000
             self.took_ms += (time.perf_counter() - started) * 1000
         self._completed.append(tick)
 

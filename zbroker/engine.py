@@ -32,6 +32,11 @@ class Engine:
         """What all commits took so far."""
         return self._commit.took_ms
 
+    @property
+    def synced_ms(self) -> float:
+        """What the syncs of these took."""
+        return self._commit.synced_ms
+
     def open(self, wall: int, now: int, broker: bytes) -> None:
         """Read what was in flight, and commit the new epoch. Nothing may be received before."""
         self._commit.submit(self.core.open(wall, now, broker))

@@ -114,25 +114,26 @@ class Server:
         engine, core = self._engine, self._core
         now = _monotonic_ms()
         core.serving(now)
-        commit_ms = 0.0
+        sync_ms = 0.0
         worked = 0  # how long the last turn took: a stalled disk shows there, a stopped process in either
         while not self._is_over(now):
             timeout = self._wait_ms(now)
             self._poller.poll(timeout)
             woken = _monotonic_ms()
-            began, worked_s, committed = time.perf_counter(), time.thread_time(), engine.commit_ms
+            began, worked_s = time.perf_counter(), time.thread_time()
+            committed, synced = engine.commit_ms, engine.synced_ms
             stalled = _stall_ms(worked, woken - now, timeout)
             core.begin(_wall_ms(), woken)
             if stalled:
                 core.stalled(stalled)
-            drained = self._receive(began + max(limits.TURN_RECEIVE_MS, commit_ms) / 1000)
+            drained = self._receive(began + max(limits.TURN_RECEIVE_MS, sync_ms) / 1000)
             self._look_around(woken)
             self._send(engine.finish(drained=drained))
             for notice in core.notices():
                 self._on_notice(notice)
             now = _monotonic_ms()
             worked = now - woken
-            commit_ms = engine.commit_ms - committed
+            commit_ms, sync_ms = engine.commit_ms - committed, engine.synced_ms - synced
             took_ms = (time.perf_counter() - began) * 1000 - commit_ms
             core.turn_took(took_ms, min(took_ms, (time.thread_time() - worked_s) * 1000))
         core.say_closing("the broker stops")

@@ -18,8 +18,11 @@ from zclient.verbs import LAST_TRY_MS, Feed, Procedure, Report, Wait, instead_of
 BATCH_JOBS = 500
 """Jobs in one PUT: enough that its fixed cost vanishes, few enough that other peers' messages pass between."""
 
-WINDOW = 8
-"""Batches on their way at once: what keeps the broker busy while their answers travel."""
+WINDOW, WINDOW_SMALL = 8, 32
+"""Batches on their way at once, and small ones: more than the broker takes in a turn, whose answers come all together."""
+
+WINDOW_JOBS, WINDOW_OCTETS = WINDOW * BATCH_JOBS, WINDOW * limits.MESSAGE_BYTES
+"""Batches are small as long as those on their way are together not more than a window of full ones."""
 
 
 class Chunks:
@@ -44,13 +47,14 @@ class Chunks:
 class Batch:
     """One PUT of the pipeline: what it carries, until when it has time, and its request or when to make one again."""
 
-    __slots__ = ("again_ms", "group", "request", "run", "until_ms")
+    __slots__ = ("again_ms", "group", "octets", "request", "run", "until_ms")
 
     def __init__(self, run: IdRun, group: Group, until_ms: float) -> None:
         self.run = run
         self.group = group
         self.until_ms = until_ms
         self.again_ms = 0.0
+        self.octets = sum(map(len, group.payloads))
         self.request: Request | None = None
 
 
@@ -80,7 +84,7 @@ class Pipeline:
         try:
             while fed or self._batches:
                 payloads: list[bytes] = []
-                if fed and len(self._batches) < WINDOW:
+                if fed and self._has_room():
                     before = now
                     try:
                         now, payloads = yield self._feed()
@@ -106,6 +110,14 @@ class Pipeline:
         if self._failure is not None:
             raise self._told(self._failure)
         return self.ids
+
+    def _has_room(self) -> bool:
+        """Whether another batch may be on its way."""
+        flying = self._batches
+        if len(flying) < WINDOW:
+            return True
+        jobs, octets = sum(batch.run.count for batch in flying), sum(batch.octets for batch in flying)
+        return len(flying) < WINDOW_SMALL and jobs < WINDOW_JOBS and octets < WINDOW_OCTETS
 
     def _feed(self) -> Feed:
         told = self._session.limits

@@ -60,20 +60,26 @@ def test_an_error_of_the_source_comes_through_and_what_was_sent_is_settled(clien
     assert client.queue("broken")["ready"] == 180
 
 
-def test_a_broker_that_does_not_answer_is_not_fed(own_broker: BrokerProcess) -> None:
+@pytest.mark.parametrize(
+    ("batch", "size", "most"),
+    [(10, 10, 32 * 10), (100, 10, 32 * 100), (200, 10, 20 * 200), (500, 10, 8 * 500), (100, 30_000, 8 * 9)],
+    ids=str,
+)
+def test_a_broker_that_does_not_answer_is_not_fed(own_broker: BrokerProcess, batch: int, size: int, most: int) -> None:
+    """Eight full batches, or more that are small; one that has 256 KiB is full."""
     taken: list[int] = []
 
-    def payloads() -> Iterator[int]:
+    def payloads() -> Iterator[bytes]:
         for number in range(1_000_000):
             taken.append(number)
-            yield number
+            yield bytes(size)
 
     with Client(own_broker.endpoint) as client:
         client.send("q", 1)
         own_broker.freeze()
         with pytest.raises(OutcomeUnknown) as error:
-            client.send_many("fed", payloads(), timeout=0.3, batch=100)
-        assert len(taken) == len(error.value.unknown) == 800
+            client.send_many("fed", payloads(), timeout=0.3, batch=batch)
+        assert len(taken) == len(error.value.unknown) == most
         own_broker.thaw()
 
 
