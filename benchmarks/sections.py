@@ -32,10 +32,11 @@ def lifecycle(jobs: int, durability: str) -> Section:
 def batches(jobs: int) -> Section:
     redis = lifecycles.PEERS[0]
     runs = []
-    for batch in (100, 10, 1):
-        some = jobs if batch == 100 else jobs // 5
-        runs.append(Run(f"zbroker, batches of {batch}", partial(workloads.lifecycle, some, batch=batch)))
-        runs.append(Run(f"Redis Streams, batches of {batch}", partial(lifecycles.measure, redis, some, batch, "fsync")))
+    for batch in (100, 10, 1, 1000):
+        some = jobs if batch >= 100 else jobs // 5
+        runs.append(Run(f"zbroker, batches of {batch:,}", partial(workloads.lifecycle, some, batch=batch)))
+        theirs = partial(lifecycles.measure, redis, some, batch, "fsync")
+        runs.append(Run(f"Redis Streams, batches of {batch:,}", theirs))
     runs.append(Run("zbroker, two producers and consumers", partial(workloads.lifecycle, jobs, pairs=2)))
     note = f"As above, with fewer jobs in a batch; with one, `send_many` still has many batches on their way. {FSYNC}"
     return Section("batches", "Batches", note, "lifecycles/s", False, runs)

@@ -19,9 +19,9 @@ DELIVERY_BYTES = 8 * 1024 * 1024
 """Payload bytes after which one dispatch of a queue stops; it goes on in the next turn."""
 
 TURN_RECEIVE_MS = 1
-"""Time after which a turn receives no more; or as long as the sync before took, if that is more: on a slow disk a commit
-must carry much. What a turn takes is answered all at once: if it took all that a peer may have on its way, broker and peer
-would wait for each other in turn. And what few jobs need stays in the processor's caches from their PUT to their row."""
+"""Time after which a turn receives no more, or as long as the sync before took, if that is more: on a slow disk a
+commit must carry much. What a turn takes is answered all together. If it took all that a peer may have on its way,
+broker and peer would wait for each other in turn; and little is still in the processor's caches when it is written."""
 
 TURN_STEPS = 4
 """Steps of slow work (listing, purge, replay, drop, sweeps) in one turn; a step handles at most `STEP_ROWS` rows."""

@@ -19,7 +19,7 @@ BATCH_JOBS = 500
 """Jobs in one PUT: enough that its fixed cost vanishes, few enough that other peers' messages pass between."""
 
 WINDOW, WINDOW_SMALL = 8, 32
-"""Batches on their way at once, and small ones: more than the broker takes in a turn, whose answers come all together."""
+"""Batches on their way at once, and small ones: more than the broker takes in a turn, which it answers together."""
 
 WINDOW_JOBS, WINDOW_OCTETS = WINDOW * BATCH_JOBS, WINDOW * limits.MESSAGE_BYTES
 """Batches are small as long as those on their way are together not more than a window of full ones."""

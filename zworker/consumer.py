@@ -34,10 +34,11 @@ _FOREVER = float("inf")
 class Consumer:
     """``with Consumer(endpoints, "orders", credit=10) as consumer: for job in consumer: ... job.ack()``.
 
-    ``credit`` is how many jobs it holds at once: those in hand, and those that wait for the loop. ``idle`` ends the
-    iteration after so long without a job; without it only `close` does. ``endpoints`` may be None, as those of
-    `zclient.Client`. Leaving the block gives back what is not
-    settled. Several threads may iterate. Raises `InvalidArgument`; a broker that is not there is waited for.
+    ``credit`` is how many jobs it holds at once: those in hand, and those that wait for the loop. The broker hands
+    over once a turn, so a loop that is to take 100,000 jobs a second wants some thousands. ``idle`` ends the iteration
+    after so long without a job; without it only `close` does. ``endpoints`` may be None, as those of `zclient.Client`.
+    Leaving the block gives back what is not settled. Several threads may iterate. Raises `InvalidArgument`; a broker
+    that is not there is waited for.
     """
 
     def __init__(

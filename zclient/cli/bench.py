@@ -38,7 +38,7 @@ def _number(flag: str, default: int, most: int, text: str, metavar: str = "N") -
 @_number("--payload", 256, limits.MAX_PAYLOAD_BYTES - 64, "Bytes of payload of each job.", "BYTES")
 @_number("--producers", 1, 64, "Processes of `lifecycle` that send.")
 @_number("--consumers", 1, 64, "Processes of `lifecycle` that take and ack.")
-@_number("--credit", 1000, limits.MAX_CAPACITY, "Jobs that each of those holds at once.")
+@_number("--credit", 4000, limits.MAX_CAPACITY, "Jobs that each of those holds at once.")
 @_number("--threads", 16, 1000, "Threads that send in `sends` and `latency`, and run tasks in `latency` and `calls`.")
 @click.option(
     "--rate",
