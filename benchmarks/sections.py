@@ -38,7 +38,7 @@ def batches(jobs: int) -> Section:
         theirs = partial(lifecycles.measure, redis, some, batch, "fsync")
         runs.append(Run(f"Redis Streams, batches of {batch:,}", theirs))
     runs.append(Run("zbroker, two producers and consumers", partial(workloads.lifecycle, jobs, pairs=2)))
-    note = f"As above, with fewer jobs in a batch; with one, `send_many` still has many batches on their way. {FSYNC}"
+    note = f"As above, with fewer or more jobs in a batch; of one as well `send_many` has many on their way. {FSYNC}"
     return Section("batches", "Batches", note, "lifecycles/s", False, runs)
 
 

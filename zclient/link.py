@@ -18,7 +18,7 @@ import zmq
 from zclient.errors import InvalidArgument
 from zclient.protocol import limits
 from zclient.protocol import messages as m
-from zclient.session import TICK_MS, Session
+from zclient.session import SEND_AT_ONCE, TICK_MS, Session
 
 HIGH_WATER_MARK = 1000
 """Messages that wait in each direction inside libzmq. More stay in the session, or in the broker."""
@@ -43,10 +43,6 @@ ROTATE_MS = 500
 
 RECEIVE_BUDGET = 500
 """Messages taken in one turn, so that what falls due is done between them."""
-
-
-SEND_AT_ONCE = 200
-"""Messages asked of the session at once."""
 
 # As plain numbers: an operation on pyzmq's own, which are flags of an enum, costs as much as the call that it is for.
 _EVENTS, _POLLIN, _POLLIN_OR_OUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLIN | zmq.POLLOUT)
@@ -292,7 +288,7 @@ class Link:
         """Send what the session wants sent; whether all of it left."""
         session = self._session
         while True:
-            messages = session.outgoing(now, SEND_AT_ONCE)
+            messages = session.outgoing(now)
             if messages:
                 self._armed = False
             for position, frames in enumerate(messages):

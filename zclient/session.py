@@ -30,6 +30,9 @@ from zclient.requests import ASK, EXTEND, ORDER, PUBLISH, PUT, SETTLE, TAIL, WAT
 from zclient.tails import Tails
 from zclient.watches import Follower, Watches
 
+SEND_AT_ONCE = 200
+"""Messages that are handed out at once."""
+
 TICK_MS = 1000
 """`Session.tick` looks at what is overdue this often; a link waits no longer than this between two passes."""
 
@@ -285,7 +288,7 @@ class Session:
 
     # ---- out
 
-    def outgoing(self, now: float, most: int = 200) -> list[list[bytes]]:
+    def outgoing(self, now: float, most: int = SEND_AT_ONCE) -> list[list[bytes]]:
         """At most ``most`` messages to send now, in order; each is handed out once. See `unsent`."""
         frames: list[list[bytes]] = []
         handed: list[Any] = []

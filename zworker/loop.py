@@ -160,7 +160,7 @@ class Loop:
             job.is_settled = True
             if job.unsettled:
                 self._session.settled.append((job, int(outcome), value))
-                if outcome != Outcome.ACK:
+                if outcome in (Outcome.NACK, Outcome.REJECT):
                     _log_failure(job, outcome, value)
 
     def _tell_capacity(self) -> None:
@@ -280,12 +280,11 @@ class Loop:
 
 
 def _log_failure(job: Job, outcome: int, value: Any) -> None:
-    if outcome in (Outcome.NACK, Outcome.REJECT):
-        log(
-            logging.WARNING,
-            "job rejected" if outcome == Outcome.REJECT else "job failed",
-            job=job.id,
-            queue=job.queue,
-            attempt=job.attempt,
-            error=value.get("type") if isinstance(value, dict) else None,
-        )
+    log(
+        logging.WARNING,
+        "job rejected" if outcome == Outcome.REJECT else "job failed",
+        job=job.id,
+        queue=job.queue,
+        attempt=job.attempt,
+        error=value.get("type") if isinstance(value, dict) else None,
+    )
